@@ -1,0 +1,1 @@
+//! Runs one program in isolated namespaces under seccomp, cgroup limits and no capabilities.

@@ -1,0 +1,1 @@
+//! Runs attempts: workspace, steps, secrets, masked logs, the policed exit.

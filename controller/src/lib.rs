@@ -1,0 +1,1 @@
+//! Schedules jobs to agents and keeps the journal.

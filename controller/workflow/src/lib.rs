@@ -1,0 +1,1 @@
+//! Workflow text to plan, pure.

@@ -1,0 +1,1 @@
+//! The words of caisson: ids, jobs, steps, policy, leases, outcomes, logs.

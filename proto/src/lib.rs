@@ -1,0 +1,1 @@
+//! The contract between controller, agents and clients, and its gRPC form.
