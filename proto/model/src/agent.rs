@@ -1,0 +1,55 @@
+//! An agent as it introduces itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentName, Hold};
+
+/// Versions of the contract that a side speaks, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRange {
+    /// The oldest.
+    pub min: u32,
+    /// The newest.
+    pub max: u32,
+}
+
+impl VersionRange {
+    /// What this build speaks.
+    pub const SPOKEN: VersionRange = VersionRange { min: 1, max: 1 };
+
+    /// The newest version that both sides speak, if any.
+    pub fn agreed(self, other: VersionRange) -> Option<u32> {
+        let newest = self.max.min(other.max);
+        (newest >= self.min && newest >= other.min).then_some(newest)
+    }
+}
+
+/// The first message of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The agent.
+    pub agent: AgentName,
+    /// What it speaks.
+    pub versions: VersionRange,
+    /// How many jobs it runs at once.
+    pub slots: u32,
+    /// Labels that it serves, in lower case.
+    pub labels: Vec<String>,
+    /// Protections that its host can enforce, by name.
+    pub enforces: Vec<String>,
+    /// Attempts that it is running, from before the connection broke.
+    pub running: Vec<Hold>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_is_agreed() {
+        let range = |min, max| VersionRange { min, max };
+        assert_eq!(range(1, 3).agreed(range(2, 5)), Some(3));
+        assert_eq!(range(4, 5).agreed(range(1, 4)), Some(4));
+        assert_eq!(range(1, 2).agreed(range(3, 4)), None);
+    }
+}

@@ -1,0 +1,299 @@
+//! How things end: steps, jobs and runs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How a step, job or run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Everything that ran passed.
+    Success,
+    /// A step failed by its own doing.
+    Failure,
+    /// A person or a newer run ended it.
+    Cancelled,
+    /// Its condition was false, or something that it needs did not succeed.
+    Skipped,
+    /// It ran longer than its limit.
+    TimedOut,
+    /// caisson or the machine could not run it; see [`Fault`].
+    Faulted,
+}
+
+impl Outcome {
+    /// The word that `needs.*.result`, `steps.*.outcome` and `job.status` know: success, failure, cancelled or skipped.
+    pub fn result(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Failure | Outcome::TimedOut | Outcome::Faulted => "failure",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Skipped => "skipped",
+        }
+    }
+
+    /// Whether work that depends on this may go on.
+    pub fn passed(self) -> bool {
+        matches!(self, Outcome::Success | Outcome::Skipped)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Success => "success",
+            Outcome::Failure => "failure",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Skipped => "skipped",
+            Outcome::TimedOut => "timed out",
+            Outcome::Faulted => "faulted",
+        })
+    }
+}
+
+/// Whose doing a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The workflow's or the command line's: exit code 2, or 1 when a step failed.
+    User,
+    /// The host's: a missing kernel feature, a full disk, no interpreter: exit code 3.
+    Environment,
+    /// caisson's own: exit code 4.
+    Ours,
+}
+
+/// Why a step did not succeed, beyond its exit code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Cause {
+    /// It exited with a code other than 0.
+    ExitCode {
+        /// The code.
+        code: i32,
+    },
+    /// A signal ended it that caisson did not send.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// It used more memory than its limit; the kernel ended it.
+    OutOfMemory {
+        /// The limit in bytes.
+        limit: u64,
+        /// The most that was used, in bytes.
+        peak: u64,
+    },
+    /// It wanted more processes than its limit. A step may fail for this and exit by itself.
+    TooManyProcesses {
+        /// The limit.
+        limit: u32,
+    },
+    /// It ran longer than it may.
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+    },
+    /// It was cancelled.
+    Cancelled,
+    /// The sandbox refused to start it: a protection is missing, or a stage of the set-up failed.
+    Sandbox {
+        /// What failed, on what and why.
+        message: String,
+        /// Whose doing.
+        fault: Fault,
+    },
+    /// An expression, a `with:` input or a file of the step is wrong.
+    Invalid {
+        /// What, where and why.
+        message: String,
+    },
+    /// The agent that ran it is gone and its lease ended.
+    Lost {
+        /// What is known.
+        message: String,
+    },
+}
+
+impl Cause {
+    /// Whose doing this is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Cause::Sandbox { fault, .. } => *fault,
+            Cause::Lost { .. } => Fault::Environment,
+            _ => Fault::User,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::ExitCode { code } => write!(f, "exit code {code}"),
+            Cause::Signal { signal } => write!(f, "killed by signal {signal}"),
+            Cause::OutOfMemory { limit, peak } => write!(f, "out of memory: limit {}, peak {}", Bytes(*limit), Bytes(*peak)),
+            Cause::TooManyProcesses { limit } => write!(f, "too many processes: limit {limit}"),
+            Cause::TimedOut { limit } => write!(f, "timed out after {limit:?}"),
+            Cause::Cancelled => f.write_str("cancelled"),
+            Cause::Sandbox { message, .. } | Cause::Invalid { message } | Cause::Lost { message } => f.write_str(message),
+        }
+    }
+}
+
+/// A number of bytes as people read it: `512 MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = self.0 as f64;
+        let mut unit = "B";
+        for next in ["KiB", "MiB", "GiB", "TiB"] {
+            if value < 1024.0 {
+                break;
+            }
+            value /= 1024.0;
+            unit = next;
+        }
+        let decimals = usize::from(value < 10.0 && value.fract() >= 0.05);
+        write!(f, "{value:.decimals$} {unit}")
+    }
+}
+
+/// What a step cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// From exec to the end of its last process.
+    pub wall: Duration,
+    /// CPU time in user mode, all processes together.
+    pub user: Duration,
+    /// CPU time in the kernel.
+    pub system: Duration,
+    /// The most memory used at once, in bytes; `None` when the host could not measure it.
+    pub peak_memory_bytes: Option<u64>,
+    /// The most processes alive at once; likewise.
+    pub peak_pids: Option<u32>,
+    /// Time to build the sandbox.
+    pub build: Duration,
+    /// Time to tear it down.
+    pub teardown: Duration,
+}
+
+/// What the sandbox of a step really enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Enforcement {
+    /// Protections by name that held.
+    pub enforced: Vec<String>,
+    /// Protections by name that did not, and why.
+    pub missing: Vec<MissingProtection>,
+}
+
+/// A protection that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingProtection {
+    /// Its name, as the operator's configuration spells it.
+    pub protection: String,
+    /// Why it could not be enforced.
+    pub reason: String,
+}
+
+/// One attempt of a step to reach something, allowed or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressEntry {
+    /// When it was decided.
+    pub at: crate::time::Timestamp,
+    /// The host as the step named it.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// The rule that allowed it, or why it was refused.
+    pub rule: String,
+    /// The address that was dialled.
+    pub address: Option<String>,
+    /// Bytes that left the sandbox.
+    pub sent: u64,
+    /// Bytes that came back.
+    pub received: u64,
+}
+
+/// Whether a connection was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It was dialled.
+    Allowed,
+    /// It was not.
+    Refused,
+    /// It was allowed, but the other side could not be reached.
+    Unreachable,
+}
+
+/// A remark about a line of the user's code, from `::error::` and its kin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Annotation {
+    /// How serious.
+    pub level: AnnotationLevel,
+    /// What is said.
+    pub message: String,
+    /// `title=`.
+    pub title: Option<String>,
+    /// `file=`.
+    pub file: Option<String>,
+    /// `line=`.
+    pub line: Option<u32>,
+    /// `col=`.
+    pub column: Option<u32>,
+}
+
+/// How serious an annotation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnnotationLevel {
+    /// `::notice::`
+    Notice,
+    /// `::warning::`
+    Warning,
+    /// `::error::`
+    Error,
+}
+
+/// What an agent reports at the end of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepResult {
+    /// How it ended, before `continue-on-error`: `steps.*.outcome`.
+    pub outcome: Outcome,
+    /// How it counts, after `continue-on-error`: `steps.*.conclusion`.
+    pub conclusion: Outcome,
+    /// The exit code, when there was one.
+    pub exit_code: Option<i32>,
+    /// Why it did not succeed.
+    pub cause: Option<Cause>,
+    /// What it cost.
+    pub usage: Usage,
+    /// What its sandbox enforced; empty for a step that had none, as a skipped one.
+    pub enforcement: Enforcement,
+    /// Everything that it tried to reach.
+    pub egress: Vec<EgressEntry>,
+    /// Its annotations, at most 50 of each level.
+    pub annotations: Vec<Annotation>,
+    /// What it wrote to `GITHUB_STEP_SUMMARY`, masked, at most 1 MiB.
+    pub summary: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_well() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (512 << 20, "512 MiB"), (5 << 30, "5 GiB")] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What policy can say about a step. Words only: the controller decides, the agent's own rules are the floor, the sandbox enforces.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What one step may do. The default is the closed one: no network, no secret, no raised limit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Grant {
+    /// What the step may reach over the network.
+    pub egress: Egress,
+    /// Names of the secrets that the step names and policy lets it have.
+    pub secrets: Vec<String>,
+    /// Limits for the step's sandbox.
+    pub limits: Limits,
+    /// Names of additions to the system-call filter, such as `ptrace`.
+    pub system_calls: Vec<String>,
+    /// Whether the step is root of its own user namespace.
+    pub identity: Identity,
+}
+
+/// The user that a step is, inside its sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// An ordinary user without any capability.
+    #[default]
+    User,
+    /// Root of the step's own user namespace, with the few capabilities that a package manager needs.
+    Root,
+}
+
+/// What a step may reach. Empty: nothing, and there is no listener in its network namespace either.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Egress {
+    /// Destinations by name.
+    pub allow: Vec<Destination>,
+    /// Groups of destinations that the agent's host resolves from its own configuration.
+    pub presets: Vec<Preset>,
+    /// Why this was granted, for the ledger and for people: `default: installs packages`, `policy.toml rule 2`.
+    pub reason: String,
+}
+
+impl Egress {
+    /// Whether nothing at all is reachable.
+    pub fn is_closed(&self) -> bool {
+        self.allow.is_empty() && self.presets.is_empty()
+    }
+}
+
+/// A group of destinations known by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The Python package index that the agent's host is configured for, and where that index keeps its files.
+    PythonPackages,
+}
+
+/// A host, exact or `*.example.com` (one or more whole labels in place of the star), and a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Destination {
+    /// The host in lower case: a name, a `*.` pattern or an address literal (IPv6 without brackets).
+    pub host: String,
+    /// The port; `None` allows 443 and 80.
+    pub port: Option<u16>,
+}
+
+/// A text is not a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidDestination {
+    /// The text.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl std::fmt::Display for InvalidDestination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is not a destination: {}; write HOST or HOST:PORT, such as pypi.example.com:443", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidDestination {}
+
+impl std::str::FromStr for Destination {
+    type Err = InvalidDestination;
+
+    fn from_str(text: &str) -> Result<Destination, InvalidDestination> {
+        let wrong = |reason| InvalidDestination { text: text.to_owned(), reason };
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, tail) = rest.split_once(']').ok_or_else(|| wrong("the bracket is not closed"))?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("the brackets hold no IPv6 address"))?;
+            match tail {
+                "" => (host, None),
+                _ => (host, Some(tail.strip_prefix(':').ok_or_else(|| wrong("a port is written after a colon"))?)),
+            }
+        } else if text.parse::<std::net::Ipv6Addr>().is_ok() {
+            (text, None)
+        } else {
+            match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        let port = match port {
+            None => None,
+            Some(port) => match port.parse() {
+                Ok(0) | Err(_) => return Err(wrong("the port is not a number from 1 to 65535")),
+                Ok(port) => Some(port),
+            },
+        };
+        let host = host.to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host).to_owned();
+        if host.parse::<std::net::IpAddr>().is_err() {
+            let name = host.strip_prefix("*.").unwrap_or(&host);
+            let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+            if name.len() > 253 || !name.split('.').all(label) {
+                return Err(wrong("the host is neither a name, nor *. and a name, nor an address"));
+            }
+        }
+        Ok(Destination { host, port })
+    }
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.host.contains(':'), self.port) {
+            (true, Some(port)) => write!(f, "[{}]:{port}", self.host),
+            (false, Some(port)) => write!(f, "{}:{port}", self.host),
+            (_, None) => f.write_str(&self.host),
+        }
+    }
+}
+
+impl From<Destination> for String {
+    fn from(destination: Destination) -> String {
+        destination.to_string()
+    }
+}
+
+impl TryFrom<String> for Destination {
+    type Error = InvalidDestination;
+
+    fn try_from(text: String) -> Result<Destination, InvalidDestination> {
+        text.parse()
+    }
+}
+
+impl Destination {
+    /// Whether a connection to `host` (a name in any case, or an address literal without brackets) and `port` is meant by this.
+    pub fn covers(&self, host: &str, port: u16) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let host_matches = match self.host.strip_prefix("*.") {
+            Some(parent) => host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            None => host == self.host,
+        };
+        host_matches && self.port.map_or(port == 443 || port == 80, |allowed| allowed == port)
+    }
+}
+
+/// Limits of one step. `None` means that policy has no opinion and the agent's own default holds; an agent may lower, never raise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Memory of all processes of the step together, with its tmpfs, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU time per wall time, in thousandths of a core.
+    pub cpu_milli: Option<u32>,
+    /// Processes and threads alive at once.
+    pub pids: Option<u32>,
+    /// The longest a step may take, whatever its `timeout-minutes` says.
+    pub wall: Option<Duration>,
+    /// Bytes that the step's log keeps before it is elided.
+    pub log_bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn destinations_cover_what_they_name_and_nothing_else() {
+        let table = [
+            ("pypi.org", "pypi.org", 443, true),
+            ("pypi.org", "PyPI.org.", 80, true),
+            ("pypi.org", "pypi.org", 22, false),
+            ("pypi.org:8080", "pypi.org", 8080, true),
+            ("pypi.org:8080", "pypi.org", 443, false),
+            ("pypi.org", "evilpypi.org", 443, false),
+            ("pypi.org", "a.pypi.org", 443, false),
+            ("*.pypi.org", "a.pypi.org", 443, true),
+            ("*.pypi.org", "a.b.pypi.org", 443, true),
+            ("*.pypi.org", "pypi.org", 443, false),
+            ("*.pypi.org", ".pypi.org", 443, false),
+            ("*.pypi.org", "evilpypi.org", 443, false),
+            ("127.0.0.1:9", "127.0.0.1", 9, true),
+            ("[::1]:9", "::1", 9, true),
+        ];
+        for (rule, host, port, expected) in table {
+            let destination: Destination = rule.parse().unwrap();
+            assert_eq!(destination.covers(host, port), expected, "{rule} {host}:{port}");
+            assert_eq!(destination.to_string().parse::<Destination>().unwrap(), destination);
+        }
+    }
+
+    #[test]
+    fn what_is_no_destination_is_refused() {
+        for text in ["", ":443", "a b", "host:0", "host:99999", "host:x", "*", "a.*.b", "[::1", "[nope]:1", "http://x", "x/y"] {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+}

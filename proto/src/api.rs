@@ -1,0 +1,181 @@
+//! The contract in model words: what agents and clients may ask of a controller.
+//!
+//! Each trait has two implementors: the controller's service itself, in the same process, and [`crate::client`], over gRPC. Neither side can tell which it talks to.
+//!
+//! # The order of calls
+//! An agent opens a [`AgentApi::session`] and says hello. Offers come down; it answers accept or decline before the offer's
+//! deadline. Only after `Start`, when the lease is durable, does it [`AgentApi::fetch_spec`] and begin. For each step: report
+//! started, [`AgentApi::open_secrets`] if the grant names any, push the log, seal it, report finished. After the last step:
+//! [`AgentApi::complete_attempt`], repeated until it is recorded or fenced. A break of the session changes nothing by itself:
+//! the agent goes on, reconnects, names what it runs, and follows the verdicts of the welcome.
+//!
+//! A client puts the source as a blob, submits, watches the run, and tails logs from any offset.
+//!
+//! # Rules
+//! - Every call of an agent carries its [`Hold`]; a lower fence than the controller's is answered [`ApiError::Fenced`] and changes nothing.
+//! - Everything is idempotent: a call repeated after a broken connection has the same effect and answer, but for
+//!   `open_secrets`, which answers once per attempt and step.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use caisson_model::agent::Hello;
+use caisson_model::diagnostic::Diagnostic;
+use caisson_model::id::{Digest, Hold, RunId, StepIndex};
+use caisson_model::job::JobSpec;
+use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
+use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
+use caisson_model::outcome::Fault;
+use caisson_model::run::{Explanation, JobView, NumberedEvent, RunView, StepView, Submission};
+use caisson_model::secret::OpenedSecrets;
+use futures_util::Stream;
+
+/// A stream of answers. It ends with an error when the connection breaks, and without one when there is nothing more.
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, ApiError>> + Send + 'static>>;
+
+/// A stream of messages from the caller.
+pub type Messages<T> = Pin<Box<dyn Stream<Item = T> + Send + 'static>>;
+
+/// Why a call was not answered as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiError {
+    /// The attempt is not the caller's any more: stop, and say nothing more about it.
+    Fenced,
+    /// There is no such thing; the text names it.
+    NotFound(String),
+    /// The request breaks a rule; the text names field and rule.
+    Invalid(String),
+    /// The workflow was refused. At least one diagnostic is an error.
+    Rejected(Vec<Diagnostic>),
+    /// The caller may not do this.
+    Denied(String),
+    /// It was done before and can be done once only.
+    Spent(String),
+    /// The other side cannot be reached, or is going away: try again.
+    Unavailable(String),
+    /// The other side is broken; the text says how.
+    Broken(String),
+}
+
+impl ApiError {
+    /// Whether the same call may succeed later without any change.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, ApiError::Unavailable(_))
+    }
+
+    /// Whose doing this is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ApiError::NotFound(_) | ApiError::Invalid(_) | ApiError::Rejected(_) | ApiError::Denied(_) => Fault::User,
+            ApiError::Unavailable(_) => Fault::Environment,
+            ApiError::Fenced | ApiError::Spent(_) | ApiError::Broken(_) => Fault::Ours,
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApiError::Fenced => f.write_str("the attempt belongs to somebody else now"),
+            ApiError::NotFound(what) => write!(f, "there is no {what}"),
+            ApiError::Invalid(what) => write!(f, "the request is not valid: {what}"),
+            ApiError::Rejected(diagnostics) => write!(f, "the workflow was refused with {} findings", diagnostics.len()),
+            ApiError::Denied(what) => write!(f, "not allowed: {what}"),
+            ApiError::Spent(what) => write!(f, "already used: {what}"),
+            ApiError::Unavailable(what) => write!(f, "the controller cannot be reached: {what}"),
+            ApiError::Broken(what) => write!(f, "the controller failed: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+/// Blobs by digest: source trees, later artifacts and caches. Shared by agents and clients.
+pub trait BlobApi: Send + Sync + 'static {
+    /// Which of these the controller does not have, in the order asked.
+    fn find_missing_blobs(&self, digests: Vec<Digest>) -> impl Future<Output = Result<Vec<Digest>, ApiError>> + Send;
+
+    /// Stores the bytes of `content` under `digest`. Verified before it becomes readable; putting what is there already succeeds.
+    fn put_blob(&self, digest: Digest, content: Messages<Vec<u8>>) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Reads a blob from `offset` on, in pieces of at most 64 KiB. The reader verifies the digest of the whole.
+    fn get_blob(&self, digest: Digest, offset: u64) -> impl Future<Output = Result<Answers<Vec<u8>>, ApiError>> + Send;
+}
+
+/// What an agent asks of a controller.
+pub trait AgentApi: BlobApi {
+    /// Opens the session: the only way for work, cancelling and draining. The first answer is `Welcome`.
+    fn session(
+        &self,
+        hello: Hello,
+        messages: Messages<AgentMessage>,
+    ) -> impl Future<Output = Result<Answers<ControllerMessage>, ApiError>> + Send;
+
+    /// The job's spec; its digest equals the one offered.
+    fn fetch_spec(&self, hold: Hold) -> impl Future<Output = Result<JobSpec, ApiError>> + Send;
+
+    /// The secrets that the step declares. Once per attempt and step; the second call is answered [`ApiError::Spent`].
+    fn open_secrets(&self, hold: Hold, step: StepIndex) -> impl Future<Output = Result<OpenedSecrets, ApiError>> + Send;
+
+    /// Sends masked output. Chunks are contiguous; a gap is answered `Resync`. Answers are the window: a sender waits for
+    /// them before more than 1 MiB is unanswered.
+    fn push_log(&self, chunks: Messages<LogPush>) -> impl Future<Output = Result<Answers<LogAck>, ApiError>> + Send;
+
+    /// Ends a step's log. The controller compares length and digest with what it kept.
+    fn seal_log(&self, hold: Hold, step: StepIndex, seal: LogSeal) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Tells of a step. Idempotent on (attempt, sequence).
+    fn report_step(&self, report: StepReport) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Ends the attempt: result, slot and dependants in one transaction.
+    fn complete_attempt(&self, completion: Completion) -> impl Future<Output = Result<Recorded, ApiError>> + Send;
+
+    /// Gives the attempt back unfinished, for a reason that is not the job's own: it is queued again at no cost to a user's retries.
+    fn return_attempt(&self, hold: Hold, reason: String) -> impl Future<Output = Result<(), ApiError>> + Send;
+}
+
+/// A run with its jobs and steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunDetail {
+    /// The run.
+    pub run: RunView,
+    /// Its jobs in order.
+    pub jobs: Vec<JobView>,
+    /// Steps of the last attempts, in order.
+    pub steps: Vec<StepView>,
+}
+
+/// What a submission is answered with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submitted {
+    /// The run.
+    pub run: RunId,
+    /// Findings that do not stop it.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// What a person's command asks of a controller.
+pub trait ClientApi: BlobApi {
+    /// Parses, checks, plans and admits the workflow and queues its jobs; or [`ApiError::Rejected`] and nothing happened.
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, ApiError>> + Send;
+
+    /// Cancels a run. Cancelling what has ended is no error.
+    fn cancel(&self, run: RunId) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// The newest runs first, at most `limit`.
+    fn list_runs(&self, limit: u32) -> impl Future<Output = Result<Vec<RunView>, ApiError>> + Send;
+
+    /// One run.
+    fn run(&self, run: RunId) -> impl Future<Output = Result<RunDetail, ApiError>> + Send;
+
+    /// The run's history after event `after` (0 for all of it), then what follows, until the run has finished.
+    fn watch_run(&self, run: RunId, after: u64) -> impl Future<Output = Result<Answers<NumberedEvent>, ApiError>> + Send;
+
+    /// A step's log from `offset` on, without a gap, then what follows, until it is sealed.
+    fn tail_log(&self, log: LogKey, offset: u64) -> impl Future<Output = Result<Answers<LogRead>, ApiError>> + Send;
+
+    /// Why the jobs of a run are not running.
+    fn explain(&self, run: RunId) -> impl Future<Output = Result<Vec<Explanation>, ApiError>> + Send;
+}
+
