@@ -1,1 +1,28 @@
-//! Runs one program in isolated namespaces under seccomp, cgroup limits and no capabilities.
+//! Runs one program in isolated namespaces under seccomp, cgroup limits and no capabilities. Synchronous, usable alone.
+//!
+//! # Words
+//! A *spec* says in kernel terms what a sandbox has; what it does not list does not exist inside. The *launcher* is a
+//! small single-threaded process, the only one with privileges, that makes sandboxes from specs. Each sandbox has an
+//! *init*, process 1 of its namespace, which builds the inside stage by stage, starts the *step* (the program), reaps,
+//! and dies with everything else when the step ends. An *outcome* says how it ended, what it used, and which
+//! *protections* were in force.
+//!
+//! # Invariants
+//! The threaded caller never forks. A needed protection that is missing refuses the launch unless its lack is allowed by
+//! name. No process of a sandbox is alive when its outcome exists. No descriptor but 0, 1 and 2 reaches the step.
+//!
+//! # Entry points
+//! [`launcher::entry`] first in `main`, then [`launcher::Launcher::start`] before any thread, then
+//! [`launcher::Launcher::launch`] with a [`spec::Spec`].
+
+pub mod error;
+pub mod host;
+pub mod launcher;
+pub mod outcome;
+pub mod protection;
+pub mod spec;
+
+mod handshake;
+mod serve;
+mod start;
+mod sys;

@@ -1,0 +1,261 @@
+//! The caller's side of the launcher: start it, ask it, hold what runs. The launcher itself is a small single-threaded
+//! process, started from this program's own file before any thread exists; it alone keeps privileges.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+use crate::error::{AreaError, Failure, LaunchError, SignalError, Stage, StartError, WaitError};
+use crate::handshake::{self, Answer, Control, ReceiveError, Request};
+use crate::host::{Mode, Standing};
+use crate::outcome::Outcome;
+use crate::spec::{AreaDirectory, IdRange, Spec};
+
+/// How to start a launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Name of the group made for this launcher below the caller's own cgroup; one path component. The process id and
+    /// start time are added, so that what a crash left can be told from what is alive.
+    pub cgroup: String,
+    /// The host ids that [`crate::spec::Ids::Default`] stands for as root.
+    pub ids: IdRange,
+    /// How many sandboxes to keep built up to the spec, ready for the next launch. One-shot: none is used twice.
+    pub warm: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cgroup: "caisson".to_owned(), ids: IdRange { base: 0x7000_0000, count: 65536 }, warm: 2 }
+    }
+}
+
+/// The step's standard streams, handed over.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Its standard input. A terminal given here is readable, yet never becomes the step's controlling terminal.
+    pub stdin: OwnedFd,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// To be called first in `main`: when this process was started as a launcher, runs it to its end and returns the exit
+/// code to leave with; otherwise returns `None` at once.
+pub fn entry() -> Option<i32> {
+    crate::serve::entry()
+}
+
+/// A handle on the launcher process; cheap to clone, usable from many threads. When the last handle and the last
+/// [`Running`] are gone the launcher kills every sandbox, removes what it made and exits.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: OwnedFd,
+    process: OwnedFd,
+    standing: Standing,
+}
+
+impl Launcher {
+    /// Starts the launcher process and waits until it is ready. Must be called while this process has one thread, and
+    /// [`entry`] must be the first thing that `main` calls.
+    ///
+    /// # Errors
+    /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] with the stage otherwise.
+    pub fn start(options: &Options) -> Result<Self, StartError> {
+        let threads = std::fs::read_dir("/proc/self/task")
+            .map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?
+            .count();
+        if threads != 1 {
+            return Err(StartError::Threads { threads });
+        }
+        let (socket, process, standing) = crate::start::start(options)?;
+        Ok(Self { inner: Arc::new(Inner { socket, process, standing }) })
+    }
+
+    /// With which ids it works.
+    pub fn mode(&self) -> Mode {
+        self.inner.standing.mode
+    }
+
+    /// What it can enforce here and what not.
+    pub fn standing(&self) -> &Standing {
+        &self.inner.standing
+    }
+
+    /// Builds a sandbox and executes the program in it. Blocks until exec has happened. The descriptors of `stdio` are
+    /// closed on this side in any case.
+    ///
+    /// # Errors
+    /// [`LaunchError::Refused`] lists every needed protection that is missing; [`LaunchError::Failed`] names the stage;
+    /// nothing of the sandbox is left.
+    pub fn launch(&self, spec: &Spec, stdio: Stdio) -> Result<Running, LaunchError> {
+        let plan = handshake::store("spec", spec)?;
+        let streams = [plan.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        let socket = self.ask(&Request::Launch, &streams).map_err(|failure| match failure {
+            Some(failure) => LaunchError::Failed(failure),
+            None => LaunchError::LauncherGone,
+        })?;
+        drop(stdio);
+        match handshake::receive::<Answer>(socket.as_fd()) {
+            Ok((Answer::Started, listeners)) => Ok(Running {
+                socket,
+                listeners,
+                ended: Mutex::new(None),
+                _launcher: Arc::clone(&self.inner),
+            }),
+            Ok((Answer::NotLaunched(error), _)) => Err(error),
+            Ok(_) | Err(ReceiveError::Malformed) => {
+                Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into())
+            }
+            Err(ReceiveError::Closed) => Err(LaunchError::LauncherGone),
+            Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Request, "answer", errno).into()),
+        }
+    }
+
+    /// Makes the directory `path` and directories below it, owned by ids of a sandbox: what [`crate::spec::Upper`] needs.
+    /// `path` must not exist, its parent must; it is owned by the caller and has mode 0711. `ids` are the job's range as
+    /// root, `None` the launcher's default ones.
+    ///
+    /// # Errors
+    /// [`AreaError::Failed`] when a directory exists or can't be made.
+    pub fn create_area(&self, path: &Path, directories: &[AreaDirectory], ids: Option<IdRange>) -> Result<(), AreaError> {
+        self.area(&Request::CreateArea { path: path.to_owned(), directories: directories.to_vec(), ids })
+    }
+
+    /// Removes `path` and everything below it, whoever owns it, following no symbolic link and crossing into no other
+    /// file system. A path that does not exist is success, so that it may be called twice.
+    ///
+    /// # Errors
+    /// [`AreaError::Failed`] names what could not be removed.
+    pub fn remove_area(&self, path: &Path) -> Result<(), AreaError> {
+        self.area(&Request::RemoveArea { path: path.to_owned() })
+    }
+
+    fn area(&self, request: &Request) -> Result<(), AreaError> {
+        let socket = self.ask(request, &[]).map_err(|failure| match failure {
+            Some(failure) => AreaError::Failed(failure),
+            None => AreaError::LauncherGone,
+        })?;
+        match handshake::receive::<Answer>(socket.as_fd()) {
+            Ok((Answer::Area(result), _)) => result,
+            Ok(_) | Err(ReceiveError::Malformed) => {
+                Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into())
+            }
+            Err(ReceiveError::Closed) => Err(AreaError::LauncherGone),
+            Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Request, "answer", errno).into()),
+        }
+    }
+
+    /// Sends a request with a fresh socket to answer on; `Err(None)` when the launcher is gone.
+    fn ask(&self, request: &Request, more: &[BorrowedFd<'_>]) -> Result<OwnedFd, Option<Failure>> {
+        let failed = |errno| Some(Failure::new(Stage::Request, "request", errno));
+        let (ours, theirs) = handshake::pair().map_err(failed)?;
+        let mut descriptors = vec![theirs.as_fd()];
+        descriptors.extend_from_slice(more);
+        match handshake::send(self.inner.socket.as_fd(), request, &descriptors) {
+            Ok(()) => Ok(ours),
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(None),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+}
+
+/// Readable when the launcher process is dead.
+impl AsFd for Launcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.process.as_fd()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The end of file is what makes the launcher clean up; waiting for it keeps the promise that nothing is left.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        let wait = || waitid(Id::PIDFd(self.process.as_fd()), WaitPidFlag::WEXITED);
+        while wait() == Err(Errno::EINTR) {}
+    }
+}
+
+/// A step that runs. Dropping it kills the step.
+#[derive(Debug)]
+pub struct Running {
+    socket: OwnedFd,
+    listeners: Vec<OwnedFd>,
+    ended: Mutex<Option<Outcome>>,
+    _launcher: Arc<Inner>,
+}
+
+impl Running {
+    /// The sockets that listen inside, in the order of [`crate::spec::Network::Exit`]; empty when called again.
+    pub fn take_listeners(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Sends a signal to every process of the step's own process group: what it started is in it unless it chose otherwise.
+    ///
+    /// # Errors
+    /// [`SignalError::Ended`] when the step is over.
+    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
+        if !(1..=64).contains(&signal) {
+            return Err(SignalError::Unknown { signal });
+        }
+        handshake::send(self.socket.as_fd(), &Control::Signal(signal), &[]).map_err(|_| SignalError::Ended)
+    }
+
+    /// Kills every process of the sandbox. May be called twice. [`Running::wait`] then returns soon.
+    pub fn kill(&self) {
+        // A launcher that is gone has killed it already.
+        let _ = handshake::send(self.socket.as_fd(), &Control::Kill, &[]);
+    }
+
+    /// Blocks until everything in the sandbox is dead. May be called again: the same outcome.
+    ///
+    /// # Errors
+    /// [`WaitError::LauncherGone`] when the launcher died, and the step with it.
+    pub fn wait(&self) -> Result<Outcome, WaitError> {
+        self.receive(|socket| handshake::receive::<Answer>(socket)).map(|outcome| outcome.ok_or(WaitError::LauncherGone))?
+    }
+
+    /// As [`Running::wait`], but `None` while the step runs. To wait without blocking, poll this value's descriptor.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub fn try_wait(&self) -> Result<Option<Outcome>, WaitError> {
+        self.receive(|socket| handshake::receive_now::<Answer>(socket))
+    }
+
+    fn receive(
+        &self,
+        receive: impl FnOnce(BorrowedFd<'_>) -> Result<(Answer, Vec<OwnedFd>), ReceiveError>,
+    ) -> Result<Option<Outcome>, WaitError> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.is_none() {
+            *ended = match receive(self.socket.as_fd()) {
+                Ok((Answer::Done(outcome), _)) => Some(outcome),
+                Ok(_) | Err(ReceiveError::Malformed) => {
+                    return Err(Failure::rule(Stage::Wait, "the launcher's answer is not understood").into());
+                }
+                Err(ReceiveError::Call(Errno::EAGAIN)) => return Ok(None),
+                Err(ReceiveError::Closed) => return Err(WaitError::LauncherGone),
+                Err(ReceiveError::Call(errno)) => return Err(Failure::new(Stage::Wait, "answer", errno).into()),
+            };
+        }
+        Ok(ended.clone())
+    }
+}
+
+/// Readable when the outcome can be taken with [`Running::try_wait`].
+impl AsFd for Running {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
