@@ -1,5 +1,6 @@
 //! What policy can say about a step. Words only: the controller decides, the agent's own rules are the floor, the sandbox enforces.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub struct Egress {
     pub allow: Vec<Destination>,
     /// Groups of destinations that the agent's host resolves from its own configuration.
     pub presets: Vec<Preset>,
+    /// Address ranges that an allowed name may resolve to although they are private. They allow no destination by themselves.
+    pub ranges: Vec<AddressRange>,
     /// Why this was granted, for the ledger and for people: `default: installs packages`, `policy.toml rule 2`.
     pub reason: String,
 }
@@ -114,7 +117,7 @@ impl std::str::FromStr for Destination {
         };
         let host = host.to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host).to_owned();
-        if host.parse::<std::net::IpAddr>().is_err() {
+        if host.parse::<IpAddr>().is_err() {
             let name = host.strip_prefix("*.").unwrap_or(&host);
             let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
             if name.len() > 253 || !name.split('.').all(label) {
@@ -158,6 +161,107 @@ impl Destination {
             None => host == self.host,
         };
         host_matches && self.port.map_or(port == 443 || port == 80, |allowed| allowed == port)
+    }
+}
+
+/// Addresses that share their first bits: `10.0.0.0/8`, `fd00::/8`. A single address is a range of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct AddressRange {
+    base: IpAddr,
+    bits: u8,
+}
+
+/// A text is not an address range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidAddressRange {
+    /// The text.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl std::fmt::Display for InvalidAddressRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is not an address range: {}; write ADDRESS or ADDRESS/BITS, such as 10.0.0.0/8", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidAddressRange {}
+
+impl AddressRange {
+    /// The range of one address.
+    pub fn single(address: IpAddr) -> AddressRange {
+        let base = address.to_canonical();
+        AddressRange { base, bits: width(base) }
+    }
+
+    /// Whether `address` lies in the range. An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.1`) counts as the IPv4 address that it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        width(address) == width(self.base) && masked(address, self.bits) == self.base
+    }
+}
+
+fn width(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// The address with all but its first `bits` bits cleared.
+fn masked(address: IpAddr, bits: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).into()),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0)).into()),
+    }
+}
+
+impl std::str::FromStr for AddressRange {
+    type Err = InvalidAddressRange;
+
+    fn from_str(text: &str) -> Result<AddressRange, InvalidAddressRange> {
+        let wrong = |reason| InvalidAddressRange { text: text.to_owned(), reason };
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let base: IpAddr = address.parse().map_err(|_| wrong("what stands before the slash is no IP address"))?;
+        if base.to_canonical() != base {
+            return Err(wrong("it is an IPv4 address in IPv6 form; write the IPv4 address"));
+        }
+        let bits = match bits {
+            None => width(base),
+            Some(bits) if bits.len() <= 3 && bits.bytes().all(|b| b.is_ascii_digit()) => {
+                bits.parse().ok().filter(|bits| *bits <= width(base)).ok_or_else(|| wrong("the number of bits is too large"))?
+            }
+            Some(_) => return Err(wrong("the number of bits is not a number")),
+        };
+        if masked(base, bits) != base {
+            return Err(wrong("bits are set after the prefix"));
+        }
+        Ok(AddressRange { base, bits })
+    }
+}
+
+impl std::fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
+impl From<AddressRange> for String {
+    fn from(range: AddressRange) -> String {
+        range.to_string()
+    }
+}
+
+impl TryFrom<String> for AddressRange {
+    type Error = InvalidAddressRange;
+
+    fn try_from(text: String) -> Result<AddressRange, InvalidAddressRange> {
+        text.parse()
     }
 }
 
@@ -211,6 +315,37 @@ mod tests {
     fn what_is_no_destination_is_refused() {
         for text in ["", ":443", "a b", "host:0", "host:99999", "host:x", "*", "a.*.b", "[::1", "[nope]:1", "http://x", "x/y"] {
             assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_hold_what_shares_their_prefix() {
+        let table = [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.2", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("::/0", "10.0.0.1", false),
+            ("::/0", "::ffff:10.0.0.1", false),
+            ("fd00::/8", "fdff::1", true),
+            ("fd00::/8", "fe00::1", false),
+        ];
+        for (range, address, expected) in table {
+            let range: AddressRange = range.parse().unwrap();
+            assert_eq!(range.contains(address.parse().unwrap()), expected, "{range} {address}");
+            assert_eq!(range.to_string().parse::<AddressRange>().unwrap(), range);
+        }
+        assert!(AddressRange::single("::ffff:10.0.0.1".parse().unwrap()).contains("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_range_is_refused() {
+        for text in ["", "/8", "10.0.0.0/", "10.0.0.0/33", "10.0.0.1/8", "10.0/8", "::/129", "::/+1", "::ffff:10.0.0.0/104", "host/8", "10.0.0.0/8/8"] {
+            assert!(text.parse::<AddressRange>().is_err(), "{text}");
         }
     }
 }
