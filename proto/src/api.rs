@@ -178,4 +178,3 @@ pub trait ClientApi: BlobApi {
     /// Why the jobs of a run are not running.
     fn explain(&self, run: RunId) -> impl Future<Output = Result<Vec<Explanation>, ApiError>> + Send;
 }
-
