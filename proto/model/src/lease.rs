@@ -160,4 +160,3 @@ pub enum Recorded {
     /// It was so already: the call was repeated.
     AlreadyRecorded,
 }
-

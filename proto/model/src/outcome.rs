@@ -286,13 +286,68 @@ pub struct StepResult {
     pub summary: String,
 }
 
+/// A text is not a number of bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidBytes(pub String);
+
+impl fmt::Display for InvalidBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a size; write a number and a unit, such as 512MiB or 4GiB", self.0)
+    }
+}
+
+impl std::error::Error for InvalidBytes {}
+
+impl std::str::FromStr for Bytes {
+    type Err = InvalidBytes;
+
+    /// Reads `4GiB`, `4 GiB` or `4G` (powers of 1024), `4GB` (powers of 1000), `4096B`; a number without a unit only when it is 0.
+    fn from_str(text: &str) -> Result<Bytes, InvalidBytes> {
+        let wrong = || InvalidBytes(text.to_owned());
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = (&text[..split], text[split..].trim_start().to_ascii_lowercase());
+        let factor = match unit.as_str() {
+            "b" => 1.0,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1024.0 * 1024.0,
+            "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+            "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            "tb" => 1e12,
+            "" if number == "0" => 1.0,
+            _ => return Err(wrong()),
+        };
+        let bytes = number.parse::<f64>().map_err(|_| wrong())? * factor;
+        // Whole numbers up to 2^53 are exact in an f64; more than a petabyte is a slip of the keyboard.
+        if bytes > 1e15 {
+            return Err(wrong());
+        }
+        Ok(Bytes(bytes.round() as u64))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
+    fn sizes_are_read_with_their_units() {
+        let table = [("512MiB", 512 << 20), ("4G", 4 << 30), ("4 gib", 4 << 30), ("1.5k", 1536), ("2MB", 2_000_000), ("17B", 17), ("0", 0)];
+        for (text, bytes) in table {
+            assert_eq!(text.parse::<Bytes>().unwrap(), Bytes(bytes), "{text}");
+        }
+        for text in ["", "12", "MiB", "-1G", "1e3K", "4 apples", "1.2.3M", "9999999T", "G4"] {
+            assert_eq!(text.parse::<Bytes>(), Err(InvalidBytes(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
     fn bytes_read_well() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (512 << 20, "512 MiB"), (5 << 30, "5 GiB")] {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (512 << 20, "512 MiB"), (5 << 30, "5 GiB")]
+        {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
     }
