@@ -1,6 +1,14 @@
 //! The contract between controller, agents and clients, and its gRPC form.
 //!
 //! # Entry points
-//! [`api`] has the traits.
+//! [`api`] has the traits; [`client::Client`] is a controller over gRPC, [`server::serve`] offers any implementor over gRPC.
+//!
+//! # Invariants
+//! Wire types never leave this crate: behind [`client`] and [`server`] there is only the model.
 
 pub mod api;
+pub mod client;
+mod convert;
+pub mod server;
+mod status;
+mod wire;

@@ -33,7 +33,7 @@ pub struct Hello {
     pub versions: VersionRange,
     /// How many jobs it runs at once.
     pub slots: u32,
-    /// Labels that it serves, in lower case.
+    /// Labels that it serves, in lower case; `*` serves every label.
     pub labels: Vec<String>,
     /// Protections that its host can enforce, by name.
     pub enforces: Vec<String>,

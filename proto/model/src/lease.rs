@@ -50,7 +50,7 @@ pub enum ControllerMessage {
     Offer {
         /// The attempt and its fence.
         hold: Hold,
-        /// The digest of the job's spec.
+        /// The digest of the job's spec: SHA-256 over its JSON as `serde_json::to_vec` writes it.
         spec: Digest,
         /// Until when it may be accepted.
         deadline: Timestamp,

@@ -1,0 +1,221 @@
+//! The contract over gRPC, caller's side. Reconnecting after a broken stream is left to the caller; single calls connect anew by themselves.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use caisson_model::agent::Hello;
+use caisson_model::id::{Digest, Hold, RunId, StepIndex};
+use caisson_model::job::JobSpec;
+use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
+use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
+use caisson_model::run::{Explanation, NumberedEvent, RunView, Submission};
+use caisson_model::secret::OpenedSecrets;
+use futures_util::{Stream, StreamExt};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Streaming};
+
+use crate::api::{AgentApi, Answers, ApiError, BlobApi, ClientApi, Messages, RunDetail, Submitted};
+use crate::convert::{Cross, Malformed, field, required};
+use crate::status::{MAX_HEADERS, MAX_MESSAGE, api_error};
+use crate::wire;
+use crate::wire::agent_client::AgentClient;
+use crate::wire::blobs_client::BlobsClient;
+use crate::wire::client_client::ClientClient;
+
+/// No single call may hang for ever: the other side can be alive and stuck.
+const CALL: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(10);
+/// How soon a dead connection without traffic is noticed: at most the sum of both.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_ANSWER: Duration = Duration::from_secs(5);
+
+/// A controller at the other end of a connection. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: AgentClient<Channel>,
+    blobs: BlobsClient<Channel>,
+    client: ClientClient<Channel>,
+}
+
+impl Client {
+    /// Connects to `url`, such as `http://127.0.0.1:7717`.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] when `url` is none; [`ApiError::Unavailable`] when nobody answers there within 10 s.
+    pub async fn connect(url: &str) -> Result<Client, ApiError> {
+        let wrong = |why: String| ApiError::Invalid(format!("controller address {url:?}: {why}; write http://HOST:PORT"));
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| wrong(e.to_string()))?;
+        match endpoint.uri().scheme_str() {
+            Some("http") => {}
+            Some(other) => return Err(wrong(format!("the scheme {other} is not supported"))),
+            None => return Err(wrong("it has no scheme".to_owned())),
+        }
+        let channel = endpoint
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .connect()
+            .await
+            .map_err(|e| ApiError::Unavailable(format!("{url}: {}", chain(&e))))?;
+        Ok(Client {
+            agent: AgentClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            blobs: BlobsClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            client: ClientClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+        })
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn call<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL);
+    request
+}
+
+/// A stream of requests as a type of its own. A boxed `dyn Stream` across an await would make the compiler forget that it lives for ever.
+struct Outgoing<W>(Messages<W>);
+
+impl<W> Stream for Outgoing<W> {
+    type Item = W;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<W>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+fn malformed(error: Malformed) -> ApiError {
+    ApiError::Broken(format!("its answer: {error}"))
+}
+
+fn answers<M: Cross + Send + 'static>(stream: Streaming<M::Wire>) -> Answers<M>
+where
+    M::Wire: Send + 'static,
+{
+    Box::pin(stream.map(|answer| answer.map_err(api_error).and_then(|wire| M::back(wire).map_err(malformed))))
+}
+
+impl BlobApi for Client {
+    async fn find_missing_blobs(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, ApiError> {
+        let blobs = digests.into_iter().map(|digest| wire::BlobId { digest: digest.out() }).collect();
+        let request = call(wire::FindMissingBlobsRequest { blobs });
+        let answer = self.blobs.clone().find_missing_blobs(request).await.map_err(api_error)?.into_inner();
+        answer.missing.into_iter().map(|blob| field(blob.digest, "missing").map_err(malformed)).collect()
+    }
+
+    async fn put_blob(&self, digest: Digest, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
+        use wire::put_blob_request::Part;
+        let part = |part| wire::PutBlobRequest { part: Some(part) };
+        let first = futures_util::stream::once(std::future::ready(part(Part::Digest(digest.out()))));
+        // Whoever made the pieces may have made them larger than a message may be.
+        let pieces = content.flat_map(|bytes| {
+            let pieces: Vec<_> = bytes.chunks(1024 * 1024).map(<[u8]>::to_vec).collect();
+            futures_util::stream::iter(pieces)
+        });
+        let stream = Outgoing(Box::pin(first.chain(pieces.map(move |bytes| part(Part::Bytes(bytes))))));
+        self.blobs.clone().put_blob(stream).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn get_blob(&self, digest: Digest, offset: u64) -> Result<Answers<Vec<u8>>, ApiError> {
+        let request = wire::GetBlobRequest { digest: digest.out(), offset };
+        let stream = self.blobs.clone().get_blob(request).await.map_err(api_error)?.into_inner();
+        Ok(Box::pin(stream.map(|answer| answer.map(|piece| piece.bytes).map_err(api_error))))
+    }
+}
+
+impl AgentApi for Client {
+    async fn session(&self, hello: Hello, messages: Messages<AgentMessage>) -> Result<Answers<ControllerMessage>, ApiError> {
+        let hello = wire::SessionRequest { message: Some(wire::session_request::Message::Hello(hello.out())) };
+        let stream = Outgoing(Box::pin(futures_util::stream::once(std::future::ready(hello)).chain(messages.map(Cross::out))));
+        Ok(answers(self.agent.clone().session(stream).await.map_err(api_error)?.into_inner()))
+    }
+
+    async fn fetch_spec(&self, hold: Hold) -> Result<JobSpec, ApiError> {
+        let request = call(wire::FetchSpecRequest { hold: Some(hold.out()) });
+        let answer = self.agent.clone().fetch_spec(request).await.map_err(api_error)?.into_inner();
+        required(answer.spec, "spec").map_err(malformed)
+    }
+
+    async fn open_secrets(&self, hold: Hold, step: StepIndex) -> Result<OpenedSecrets, ApiError> {
+        let request = call(wire::OpenSecretsRequest { hold: Some(hold.out()), step: step.out() });
+        let answer = self.agent.clone().open_secrets(request).await.map_err(api_error)?.into_inner();
+        OpenedSecrets::back(answer).map_err(malformed)
+    }
+
+    async fn push_log(&self, chunks: Messages<LogPush>) -> Result<Answers<LogAck>, ApiError> {
+        let stream = Outgoing(Box::pin(chunks.map(Cross::out)));
+        Ok(answers(self.agent.clone().push_log(stream).await.map_err(api_error)?.into_inner()))
+    }
+
+    async fn seal_log(&self, hold: Hold, step: StepIndex, seal: LogSeal) -> Result<(), ApiError> {
+        let request = call(wire::SealLogRequest { hold: Some(hold.out()), step: step.out(), seal: Some(seal.out()) });
+        self.agent.clone().seal_log(request).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn report_step(&self, report: StepReport) -> Result<(), ApiError> {
+        self.agent.clone().report_step(call(report.out())).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn complete_attempt(&self, completion: Completion) -> Result<Recorded, ApiError> {
+        let answer = self.agent.clone().complete_attempt(call(completion.out())).await.map_err(api_error)?.into_inner();
+        field(answer.recorded, "recorded").map_err(malformed)
+    }
+
+    async fn return_attempt(&self, hold: Hold, reason: String) -> Result<(), ApiError> {
+        let request = call(wire::ReturnAttemptRequest { hold: Some(hold.out()), reason });
+        self.agent.clone().return_attempt(request).await.map_err(api_error)?;
+        Ok(())
+    }
+}
+
+impl ClientApi for Client {
+    async fn submit(&self, submission: Submission) -> Result<Submitted, ApiError> {
+        let answer = self.client.clone().submit(call(submission.out())).await.map_err(api_error)?.into_inner();
+        Result::<Submitted, ApiError>::back(answer).map_err(malformed)?
+    }
+
+    async fn cancel(&self, run: RunId) -> Result<(), ApiError> {
+        self.client.clone().cancel(call(wire::CancelRequest { run: run.out() })).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn list_runs(&self, limit: u32) -> Result<Vec<RunView>, ApiError> {
+        let answer = self.client.clone().list_runs(call(wire::ListRunsRequest { limit })).await.map_err(api_error)?.into_inner();
+        field(answer.runs, "runs").map_err(malformed)
+    }
+
+    async fn run(&self, run: RunId) -> Result<RunDetail, ApiError> {
+        let answer = self.client.clone().get_run(call(wire::GetRunRequest { run: run.out() })).await.map_err(api_error)?.into_inner();
+        RunDetail::back(answer).map_err(malformed)
+    }
+
+    async fn watch_run(&self, run: RunId, after: u64) -> Result<Answers<NumberedEvent>, ApiError> {
+        let request = wire::WatchRunRequest { run: run.out(), after };
+        Ok(answers(self.client.clone().watch_run(request).await.map_err(api_error)?.into_inner()))
+    }
+
+    async fn tail_log(&self, log: LogKey, offset: u64) -> Result<Answers<LogRead>, ApiError> {
+        let request = wire::TailLogRequest { log: Some(log.out()), offset };
+        Ok(answers(self.client.clone().tail_log(request).await.map_err(api_error)?.into_inner()))
+    }
+
+    async fn explain(&self, run: RunId) -> Result<Vec<Explanation>, ApiError> {
+        let answer = self.client.clone().explain(call(wire::ExplainRequest { run: run.out() })).await.map_err(api_error)?.into_inner();
+        field(answer.explanations, "explanations").map_err(malformed)
+    }
+}
