@@ -1,1 +1,45 @@
-//! Workflow text to plan, pure.
+//! Workflow text to plan. Pure: no files, no clock, no network, no async.
+//!
+//! # Words
+//! - **workflow**: the text of one file, with its name for messages.
+//! - **finding**: a [`caisson_model::diagnostic::Diagnostic`]; its kind says whether the text breaks the language, asks
+//!   for something caisson does not have, or for something it refuses for safety.
+//! - **plan**: a checked workflow together with the submission that starts it ([`Plan`]); its jobs are still templates.
+//! - **expansion**: a planned job whose needs have ended, as the cells of its matrix ([`expand()`]).
+//!
+//! # Invariants
+//! - A [`Plan`] holds nothing that caisson cannot run: whatever the language allows and caisson does not support was
+//!   refused with its place, its name and the next action. What has no effect is among the plan's warnings.
+//! - No text makes this crate panic; size, depth, aliases, cells and findings are bounded by [`Limits`].
+//! - The step templates inside are syntactically right and name only contexts that are available there.
+//!
+//! # Entry points
+//! [`plan()`], [`expand()`], [`check()`], [`events()`], [`render()`].
+
+mod actions;
+mod calls;
+mod check;
+mod diagnostic;
+mod dispatch;
+mod events;
+mod expand;
+mod filter;
+mod library;
+mod limits;
+pub mod matrix;
+mod overview;
+mod parse;
+mod plan;
+mod schema;
+mod scope;
+mod support;
+mod taint;
+mod uses;
+mod yaml;
+
+pub use diagnostic::{any_error, render};
+pub use expand::{Expansion, Ready, expand};
+pub use library::{Library, NoLibrary};
+pub use limits::Limits;
+pub use overview::{Overview, check, events};
+pub use plan::{Concurrency, Plan, PlannedJob, PlannedStrategy, plan, plan_with};

@@ -89,8 +89,6 @@ impl Context for Contexts {
     }
 
     fn status(&self, function: Function, _arguments: &[Value]) -> Result<bool, String> {
-        self.status
-            .and_then(|status| status.answer(function))
-            .ok_or_else(|| format!("{function}() is not available here"))
+        self.status.and_then(|status| status.answer(function)).ok_or_else(|| format!("{function}() is not available here"))
     }
 }

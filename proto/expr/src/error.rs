@@ -19,10 +19,7 @@ impl Span {
 
     /// The same range, moved right by `offset` bytes; used when the text was part of a larger one.
     pub const fn shifted(self, offset: usize) -> Span {
-        Span {
-            start: self.start + offset,
-            end: self.end + offset,
-        }
+        Span { start: self.start + offset, end: self.end + offset }
     }
 }
 
@@ -68,11 +65,7 @@ pub struct ExprError {
 
 impl ExprError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>, span: Span) -> ExprError {
-        ExprError {
-            kind,
-            message: message.into(),
-            span,
-        }
+        ExprError { kind, message: message.into(), span }
     }
 
     pub(crate) fn shifted(mut self, offset: usize) -> ExprError {

@@ -17,12 +17,7 @@ pub const MAX_RESULT: usize = 10 * 1024 * 1024;
 /// [`ErrorKind::Evaluation`], with the span of the function or context that failed.
 pub fn evaluate(expression: &Expression, context: &dyn Context) -> Result<Value, ExprError> {
     let whole = Span::new(0, expression.text().len());
-    Evaluation {
-        context,
-        whole,
-        left: MAX_RESULT,
-    }
-    .value(&expression.root)
+    Evaluation { context, whole, left: MAX_RESULT }.value(&expression.root)
 }
 
 struct Evaluation<'c> {
@@ -39,20 +34,11 @@ impl Evaluation<'_> {
                 let message = format!("the context '{name}' is not available here");
                 ExprError::new(ErrorKind::Evaluation, message, *span)
             }),
-            Node::Call {
-                function,
-                arguments,
-                span,
-            } => {
-                let arguments = arguments
-                    .iter()
-                    .map(|node| self.value(node))
-                    .collect::<Result<Vec<_>, _>>()?;
+            Node::Call { function, arguments, span } => {
+                let arguments = arguments.iter().map(|node| self.value(node)).collect::<Result<Vec<_>, _>>()?;
                 // Each argument may be read once or folded; counting it bounds the time of many calls on huge values.
                 self.spend(arguments.iter().map(cost).sum(), *span)?;
-                let value = self
-                    .call(*function, &arguments)
-                    .map_err(|message| ExprError::new(ErrorKind::Evaluation, message, *span))?;
+                let value = self.call(*function, &arguments).map_err(|message| ExprError::new(ErrorKind::Evaluation, message, *span))?;
                 self.spend(cost(&value), *span)?;
                 Ok(value)
             }
@@ -96,12 +82,8 @@ impl Evaluation<'_> {
         let limit = self.left;
         match (function, arguments) {
             (Function::Case, _) => functions::case(arguments),
-            (Function::Contains, [search, item]) => {
-                Ok(Value::Bool(functions::contains(search, item)))
-            }
-            (Function::StartsWith, [text, start]) => {
-                Ok(Value::Bool(functions::starts_with(text, start)))
-            }
+            (Function::Contains, [search, item]) => Ok(Value::Bool(functions::contains(search, item))),
+            (Function::StartsWith, [text, start]) => Ok(Value::Bool(functions::starts_with(text, start))),
             (Function::EndsWith, [text, end]) => Ok(Value::Bool(functions::ends_with(text, end))),
             (Function::Format, _) => functions::format(arguments, limit).map(Value::from),
             (Function::Join, _) => functions::join(arguments, limit).map(Value::from),
@@ -115,10 +97,7 @@ impl Evaluation<'_> {
                 self.context.status(function, arguments).map(Value::Bool)
             }
             // The parser has checked the number of arguments.
-            _ => Err(format!(
-                "{function}() was given {} arguments",
-                arguments.len()
-            )),
+            _ => Err(format!("{function}() was given {} arguments", arguments.len())),
         }
     }
 
@@ -152,9 +131,7 @@ fn compare(left: &Value, comparison: Comparison, right: &Value) -> bool {
         Comparison::Less => order() == Some(Ordering::Less),
         Comparison::Greater => order() == Some(Ordering::Greater),
         Comparison::LessEqual => left.loosely_equals(right) || order() == Some(Ordering::Less),
-        Comparison::GreaterEqual => {
-            left.loosely_equals(right) || order() == Some(Ordering::Greater)
-        }
+        Comparison::GreaterEqual => left.loosely_equals(right) || order() == Some(Ordering::Greater),
     }
 }
 

@@ -56,9 +56,7 @@ impl Function {
 
     /// The function of this name, in any case.
     pub fn named(name: &str) -> Option<Function> {
-        Function::ALL
-            .into_iter()
-            .find(|function| function.as_str().eq_ignore_ascii_case(name))
+        Function::ALL.into_iter().find(|function| function.as_str().eq_ignore_ascii_case(name))
     }
 
     /// The name as the documentation spells it.
@@ -96,10 +94,7 @@ impl Function {
 
     /// Whether naming this function in an `if:` turns off the implied `success()`.
     pub const fn is_status(self) -> bool {
-        matches!(
-            self,
-            Function::Success | Function::Failure | Function::Always | Function::Cancelled
-        )
+        matches!(self, Function::Success | Function::Failure | Function::Always | Function::Cancelled)
     }
 }
 
@@ -125,29 +120,19 @@ pub(crate) fn case(arguments: &[Value]) -> Result<Value, String> {
 
 pub(crate) fn contains(search: &Value, item: &Value) -> bool {
     match search {
-        Value::Array(array) => array
-            .items()
-            .iter()
-            .any(|candidate| item.loosely_equals(candidate)),
+        Value::Array(array) => array.items().iter().any(|candidate| item.loosely_equals(candidate)),
         Value::Object(_) => false,
-        _ if item.is_primitive() => search
-            .to_text()
-            .to_lowercase()
-            .contains(&item.to_text().to_lowercase()),
+        _ if item.is_primitive() => search.to_text().to_lowercase().contains(&item.to_text().to_lowercase()),
         _ => false,
     }
 }
 
 pub(crate) fn starts_with(text: &Value, start: &Value) -> bool {
-    text.is_primitive()
-        && start.is_primitive()
-        && upper(&text.to_text()).starts_with(&upper(&start.to_text()))
+    text.is_primitive() && start.is_primitive() && upper(&text.to_text()).starts_with(&upper(&start.to_text()))
 }
 
 pub(crate) fn ends_with(text: &Value, end: &Value) -> bool {
-    text.is_primitive()
-        && end.is_primitive()
-        && upper(&text.to_text()).ends_with(&upper(&end.to_text()))
+    text.is_primitive() && end.is_primitive() && upper(&text.to_text()).ends_with(&upper(&end.to_text()))
 }
 
 /// The longest text that a function may build, given by the evaluator.
@@ -174,13 +159,8 @@ pub(crate) fn format(arguments: &[Value], limit: Limit) -> Result<String, String
                 return Err(invalid());
             }
             // An index too long for the type is surely beyond the arguments.
-            let value = body[..digits]
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| arguments.get(index.checked_add(1)?));
-            let value = value.ok_or_else(|| {
-                format!("the following format string references more arguments than were supplied: {text}")
-            })?;
+            let value = body[..digits].parse::<usize>().ok().and_then(|index| arguments.get(index.checked_add(1)?));
+            let value = value.ok_or_else(|| format!("the following format string references more arguments than were supplied: {text}"))?;
             out.push_str(&value.to_text());
             rest = &body[close + 1..];
         } else {
@@ -195,10 +175,7 @@ pub(crate) fn format(arguments: &[Value], limit: Limit) -> Result<String, String
 pub(crate) fn join(arguments: &[Value], limit: Limit) -> Result<String, String> {
     match arguments {
         [Value::Array(array), rest @ ..] => {
-            let separator = rest
-                .first()
-                .filter(|value| value.is_primitive())
-                .map_or(",".to_owned(), Value::to_text);
+            let separator = rest.first().filter(|value| value.is_primitive()).map_or(",".to_owned(), Value::to_text);
             let mut out = String::new();
             for (index, item) in array.items().iter().enumerate() {
                 if index > 0 {
@@ -219,8 +196,8 @@ pub(crate) fn from_json(argument: &Value) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Err("fromJSON was given an empty text".to_owned());
     }
-    let json: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|error| format!("fromJSON was given text that is not JSON: {error}"))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| format!("fromJSON was given text that is not JSON: {error}"))?;
     Ok(Value::from_json(&json))
 }
 
@@ -276,9 +253,5 @@ fn indent(depth: usize, out: &mut String) {
 }
 
 fn within(length: usize, limit: Limit) -> Result<(), String> {
-    if length > limit {
-        Err(format!("the result is longer than {limit} bytes"))
-    } else {
-        Ok(())
-    }
+    if length > limit { Err(format!("the result is longer than {limit} bytes")) } else { Ok(()) }
 }

@@ -33,17 +33,11 @@ pub(crate) enum Token {
 
 /// Splits `text` into tokens with their places; the last one is [`Token::End`].
 pub(crate) fn tokens(text: &str) -> Result<Vec<(Token, Span)>, ExprError> {
-    let mut lexer = Lexer {
-        text,
-        at: 0,
-        tokens: Vec::new(),
-    };
+    let mut lexer = Lexer { text, at: 0, tokens: Vec::new() };
     while lexer.at < text.len() {
         lexer.token()?;
     }
-    lexer
-        .tokens
-        .push((Token::End, Span::new(text.len(), text.len())));
+    lexer.tokens.push((Token::End, Span::new(text.len(), text.len())));
     Ok(lexer.tokens)
 }
 
@@ -86,12 +80,7 @@ impl Lexer<'_> {
             _ => return self.name(),
         };
         let width = match token {
-            Token::NotEqual
-            | Token::LessEqual
-            | Token::GreaterEqual
-            | Token::Equal
-            | Token::And
-            | Token::Or => 2,
+            Token::NotEqual | Token::LessEqual | Token::GreaterEqual | Token::Equal | Token::And | Token::Or => 2,
             _ => 1,
         };
         self.push(token, start, start + width);
@@ -105,13 +94,7 @@ impl Lexer<'_> {
 
     /// Whether a dot at this place dereferences; elsewhere it begins a number.
     fn follows_operand(&self) -> bool {
-        matches!(
-            self.tokens.last(),
-            Some((
-                Token::Name(_) | Token::RightBracket | Token::RightParen | Token::Star,
-                _
-            ))
-        )
+        matches!(self.tokens.last(), Some((Token::Name(_) | Token::RightBracket | Token::RightParen | Token::Star, _)))
     }
 
     /// The end of the word that begins at `start`; a word never ends before its first character.
@@ -159,9 +142,7 @@ impl Lexer<'_> {
         let end = self.word_end(start, false);
         let word = &self.text[start..end];
         let mut letters = word.bytes();
-        let legal = letters
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        let legal = letters.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
             && letters.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if !legal {
             return Err(self.unexpected(start, end));
@@ -187,9 +168,5 @@ impl Lexer<'_> {
 }
 
 fn is_boundary(c: char) -> bool {
-    matches!(
-        c,
-        '(' | '[' | ')' | ']' | ',' | '.' | '!' | '>' | '<' | '=' | '&' | '|'
-    ) || c.is_whitespace()
-        || c == '\u{feff}'
+    matches!(c, '(' | '[' | ')' | ']' | ',' | '.' | '!' | '>' | '<' | '=' | '&' | '|') || c.is_whitespace() || c == '\u{feff}'
 }

@@ -6,14 +6,7 @@ pub(crate) fn parse(text: &str) -> f64 {
     if text.is_empty() {
         return 0.0;
     }
-    for (prefix, radix) in [
-        ("0x", 16),
-        ("0X", 16),
-        ("0o", 8),
-        ("0O", 8),
-        ("0b", 2),
-        ("0B", 2),
-    ] {
+    for (prefix, radix) in [("0x", 16), ("0X", 16), ("0o", 8), ("0O", 8), ("0b", 2), ("0B", 2)] {
         if let Some(digits) = text.strip_prefix(prefix) {
             return parse_radix(digits, radix);
         }
@@ -46,10 +39,7 @@ fn parse_radix(digits: &str, radix: u32) -> f64 {
             return f64::NAN;
         };
         value = value * f64::from(radix) + f64::from(digit);
-        match exact
-            .checked_mul(u128::from(radix))
-            .and_then(|n| n.checked_add(u128::from(digit)))
-        {
+        match exact.checked_mul(u128::from(radix)).and_then(|n| n.checked_add(u128::from(digit))) {
             Some(n) if fits => exact = n,
             _ => fits = false,
         }
@@ -120,11 +110,7 @@ fn fixed_15(magnitude: f64) -> f64 {
             *digit = if carry { b'0' } else { *digit + 1 };
         }
     }
-    let text: String = carry
-        .then_some('1')
-        .into_iter()
-        .chain(digits.into_iter().map(char::from))
-        .collect();
+    let text: String = carry.then_some('1').into_iter().chain(digits.into_iter().map(char::from)).collect();
     text.parse().unwrap_or(magnitude)
 }
 
@@ -151,11 +137,7 @@ pub(crate) fn shortest(value: f64) -> String {
             _ => scientific,
         }
     };
-    if value < 0.0 {
-        format!("-{text}")
-    } else {
-        text
-    }
+    if value < 0.0 { format!("-{text}") } else { text }
 }
 
 #[cfg(test)]
@@ -178,9 +160,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), number, "{text:?}");
         }
-        for text in [
-            "abc", "inf", "nan", "infinity", "-0x1", "0x", "1_000", "1e", ".", "1 2", "--1", "0xg",
-        ] {
+        for text in ["abc", "inf", "nan", "infinity", "-0x1", "0x", "1_000", "1e", ".", "1 2", "--1", "0xg"] {
             assert!(parse(text).is_nan(), "{text:?}");
         }
     }

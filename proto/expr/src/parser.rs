@@ -128,33 +128,17 @@ impl Expression {
     pub fn parse(text: &str) -> Result<Expression, ExprError> {
         if text.chars().count() > MAX_LENGTH {
             let message = format!("exceeded max expression length {MAX_LENGTH}");
-            return Err(ExprError::new(
-                ErrorKind::Parsing,
-                message,
-                Span::new(0, text.len()),
-            ));
+            return Err(ExprError::new(ErrorKind::Parsing, message, Span::new(0, text.len())));
         }
         let tokens = lexer::tokens(text)?;
-        let mut parser = Parser {
-            tokens,
-            at: 0,
-            depth: 0,
-            text,
-        };
+        let mut parser = Parser { tokens, at: 0, depth: 0, text };
         if parser.token() == &Token::End {
             let span = Span::new(0, text.len());
-            return Err(ExprError::new(
-                ErrorKind::Parsing,
-                "an expression was expected",
-                span,
-            ));
+            return Err(ExprError::new(ErrorKind::Parsing, "an expression was expected", span));
         }
         let root = parser.expression()?;
         match parser.token() {
-            Token::End => Ok(Expression {
-                root,
-                text: text.to_owned(),
-            }),
+            Token::End => Ok(Expression { root, text: text.to_owned() }),
             _ => Err(parser.unexpected()),
         }
     }
@@ -179,20 +163,14 @@ impl Expression {
     pub fn check(&self, contexts: &[&str], functions: &[Function]) -> Result<(), ExprError> {
         let mut refused: Vec<(Span, String)> = Vec::new();
         for path in self.paths() {
-            if !contexts
-                .iter()
-                .any(|name| name.eq_ignore_ascii_case(&path.root))
-            {
+            if !contexts.iter().any(|name| name.eq_ignore_ascii_case(&path.root)) {
                 let span = Span::new(path.span.start, path.span.start + path.root.len());
                 refused.push((span, format!("unrecognized named-value: '{}'", path.root)));
             }
         }
         for call in self.calls() {
             if !functions.contains(&call.function) {
-                refused.push((
-                    call.span,
-                    format!("unrecognized function: '{}'", call.function),
-                ));
+                refused.push((call.span, format!("unrecognized function: '{}'", call.function)));
             }
         }
         match refused.into_iter().min_by_key(|(span, _)| span.start) {
@@ -215,6 +193,15 @@ impl Expression {
         paths
     }
 
+    /// The paths whose values can become part of the result, in the order of the text. A value that is only compared,
+    /// searched or tested does not: its text cannot come out.
+    pub fn flows(&self) -> Vec<Path> {
+        let mut paths = Vec::new();
+        flows(&self.root, &mut paths);
+        paths.sort_by_key(|path| path.span.start);
+        paths
+    }
+
     /// The names of the contexts used, in lower case, each once, in the order of the text.
     pub fn contexts(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
@@ -231,17 +218,8 @@ impl Expression {
     pub fn calls(&self) -> Vec<Call> {
         let mut calls = Vec::new();
         visit(&self.root, &mut |node| {
-            if let Node::Call {
-                function,
-                arguments,
-                span,
-            } = node
-            {
-                calls.push(Call {
-                    function: *function,
-                    arguments: arguments.len(),
-                    span: *span,
-                });
+            if let Node::Call { function, arguments, span } = node {
+                calls.push(Call { function: *function, arguments: arguments.len(), span: *span });
             }
             Walk::Into
         });
@@ -262,9 +240,7 @@ fn visit(node: &Node, see: &mut dyn FnMut(&Node) -> Walk) {
         Walk::IntoKeys => visit_keys(node, see),
         Walk::Into => match node {
             Node::Literal(_) | Node::Context { .. } => {}
-            Node::Call { arguments, .. } => {
-                arguments.iter().for_each(|argument| visit(argument, see))
-            }
+            Node::Call { arguments, .. } => arguments.iter().for_each(|argument| visit(argument, see)),
             Node::Index { of, key, .. } => {
                 visit(of, see);
                 if let Key::Of(key) = key {
@@ -290,13 +266,34 @@ fn visit_keys(node: &Node, see: &mut dyn FnMut(&Node) -> Walk) {
     }
 }
 
+fn flows(node: &Node, paths: &mut Vec<Path>) {
+    match node {
+        Node::Literal(_) | Node::Not(_) | Node::Compare { .. } => {}
+        Node::Context { .. } => paths.extend(path_of(node)),
+        Node::Index { of, .. } => match path_of(node) {
+            Some(path) => paths.push(path),
+            None => flows(of, paths),
+        },
+        Node::Call { function, arguments, .. } => match function {
+            Function::Format | Function::Join | Function::ToJson | Function::FromJson => {
+                arguments.iter().for_each(|argument| flows(argument, paths));
+            }
+            Function::Case => {
+                let last = arguments.len().saturating_sub(1);
+                let results = arguments.iter().enumerate().filter(|(i, _)| i % 2 == 1 || *i == last);
+                results.for_each(|(_, argument)| flows(argument, paths));
+            }
+            _ => {}
+        },
+        // `&&` gives an earlier operand only when that one is false, and what is false has no text to speak of.
+        Node::Logic { operator: Logic::And, operands } => operands.last().into_iter().for_each(|last| flows(last, paths)),
+        Node::Logic { operator: Logic::Or, operands } => operands.iter().for_each(|operand| flows(operand, paths)),
+    }
+}
+
 fn path_of(node: &Node) -> Option<Path> {
     match node {
-        Node::Context { name, span } => Some(Path {
-            root: name.clone(),
-            segments: Vec::new(),
-            span: *span,
-        }),
+        Node::Context { name, span } => Some(Path { root: name.clone(), segments: Vec::new(), span: *span }),
         Node::Index { of, key, span } => {
             let mut path = path_of(of)?;
             path.segments.push(match key {
@@ -351,14 +348,8 @@ impl Parser<'_> {
     fn unexpected(&self) -> ExprError {
         let span = self.span();
         if self.token() == &Token::End {
-            let last = self
-                .at
-                .checked_sub(1)
-                .map_or(span, |before| self.tokens[before].1);
-            let message = format!(
-                "unexpected end of expression: '{}'",
-                &self.text[last.start..last.end]
-            );
+            let last = self.at.checked_sub(1).map_or(span, |before| self.tokens[before].1);
+            let message = format!("unexpected end of expression: '{}'", &self.text[last.start..last.end]);
             return ExprError::new(ErrorKind::Parsing, message, last);
         }
         let message = format!("unexpected symbol: '{}'", &self.text[span.start..span.end]);
@@ -366,11 +357,7 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, token: &Token) -> Result<(), ExprError> {
-        if self.take(token) {
-            Ok(())
-        } else {
-            Err(self.unexpected())
-        }
+        if self.take(token) { Ok(()) } else { Err(self.unexpected()) }
     }
 
     fn expression(&mut self) -> Result<Node, ExprError> {
@@ -381,11 +368,7 @@ impl Parser<'_> {
     }
 
     fn logic(&mut self, operator: Logic) -> Result<Node, ExprError> {
-        let token = if operator == Logic::Or {
-            Token::Or
-        } else {
-            Token::And
-        };
+        let token = if operator == Logic::Or { Token::Or } else { Token::And };
         let operand = |parser: &mut Self| match operator {
             Logic::Or => parser.logic(Logic::And),
             Logic::And => parser.equality(),
@@ -434,14 +417,7 @@ impl Parser<'_> {
             self.at += 1;
             rest.push((comparison, operand(self)?));
         }
-        Ok(if rest.is_empty() {
-            first
-        } else {
-            Node::Compare {
-                first: Box::new(first),
-                rest,
-            }
-        })
+        Ok(if rest.is_empty() { first } else { Node::Compare { first: Box::new(first), rest } })
     }
 
     fn unary(&mut self) -> Result<Node, ExprError> {
@@ -462,11 +438,7 @@ impl Parser<'_> {
             while let Some(key) = self.key()? {
                 self.deeper()?;
                 let end = self.tokens[self.at - 1].1.end;
-                node = Node::Index {
-                    of: Box::new(node),
-                    key,
-                    span: Span::new(start, end),
-                };
+                node = Node::Index { of: Box::new(node), key, span: Span::new(start, end) };
             }
         }
         self.depth = outer;
@@ -476,11 +448,7 @@ impl Parser<'_> {
     /// The next `.name`, `.*` or `[...]`, if one follows.
     fn key(&mut self) -> Result<Option<Key>, ExprError> {
         if self.take(&Token::LeftBracket) {
-            let key = if self.take(&Token::Star) {
-                Key::Star
-            } else {
-                Key::Of(Box::new(self.expression()?))
-            };
+            let key = if self.take(&Token::Star) { Key::Star } else { Key::Of(Box::new(self.expression()?)) };
             self.expect(&Token::RightBracket)?;
             return Ok(Some(key));
         }
@@ -543,15 +511,9 @@ impl Parser<'_> {
             return refuse(format!("too many parameters supplied: '{name}'"));
         }
         if function == Function::Case && arguments.len().is_multiple_of(2) {
-            return refuse(format!(
-                "even number of parameters supplied, requires an odd number of parameters: '{name}'"
-            ));
+            return refuse(format!("even number of parameters supplied, requires an odd number of parameters: '{name}'"));
         }
-        Ok(Node::Call {
-            function,
-            arguments,
-            span,
-        })
+        Ok(Node::Call { function, arguments, span })
     }
 }
 

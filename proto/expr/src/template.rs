@@ -51,13 +51,8 @@ impl Template {
                 ));
             };
             at = close + 2;
-            let expression =
-                Expression::parse(&text[offset..close]).map_err(|error| error.shifted(offset))?;
-            parts.push(Part::Expression {
-                expression,
-                span: Span::new(open, at),
-                offset,
-            });
+            let expression = Expression::parse(&text[offset..close]).map_err(|error| error.shifted(offset))?;
+            parts.push(Part::Expression { expression, span: Span::new(open, at), offset });
         }
         if at < text.len() {
             parts.push(Part::Literal(text[at..].to_owned()));
@@ -74,9 +69,7 @@ impl Template {
     pub fn expressions(&self) -> impl Iterator<Item = (&Expression, usize)> {
         self.parts.iter().filter_map(|part| match part {
             Part::Literal(_) => None,
-            Part::Expression {
-                expression, offset, ..
-            } => Some((expression, *offset)),
+            Part::Expression { expression, offset, .. } => Some((expression, *offset)),
         })
     }
 
@@ -95,11 +88,7 @@ impl Template {
     /// [`ErrorKind::Evaluation`]; the span is that of the template.
     pub fn evaluate(&self, context: &dyn Context) -> Result<Value, ExprError> {
         match self.parts.as_slice() {
-            [
-                Part::Expression {
-                    expression, offset, ..
-                },
-            ] => evaluate(expression, context).map_err(|error| error.shifted(*offset)),
+            [Part::Expression { expression, offset, .. }] => evaluate(expression, context).map_err(|error| error.shifted(*offset)),
             _ => self.render(context).map(Value::from),
         }
     }
@@ -113,13 +102,8 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.push_str(text),
-                Part::Expression {
-                    expression,
-                    offset,
-                    span,
-                } => {
-                    let value =
-                        evaluate(expression, context).map_err(|error| error.shifted(*offset))?;
+                Part::Expression { expression, offset, span } => {
+                    let value = evaluate(expression, context).map_err(|error| error.shifted(*offset))?;
                     out.push_str(&value.to_text());
                     if out.len() > MAX_RESULT {
                         let message = format!("the text becomes longer than {MAX_RESULT} bytes");
@@ -177,20 +161,11 @@ impl Condition {
         }
         if !trimmed.contains("${{") {
             let expression = Expression::parse(trimmed).map_err(|error| error.shifted(offset))?;
-            return Ok(Condition {
-                test: Test::Expression(expression, offset),
-            });
+            return Ok(Condition { test: Test::Expression(expression, offset) });
         }
         let mut template = Template::parse(trimmed).map_err(|error| error.shifted(offset))?;
         let test = match (template.parts.pop(), template.parts.is_empty()) {
-            (
-                Some(Part::Expression {
-                    expression,
-                    offset: inner,
-                    ..
-                }),
-                true,
-            ) => Test::Expression(expression, offset + inner),
+            (Some(Part::Expression { expression, offset: inner, .. }), true) => Test::Expression(expression, offset + inner),
             (last, _) => {
                 template.parts.extend(last);
                 Test::Text(template)
@@ -215,12 +190,7 @@ impl Condition {
 
     /// Whether it calls a status function, so that `success()` is not implied.
     pub fn names_status(&self) -> bool {
-        self.expressions().iter().any(|(expression, _)| {
-            expression
-                .calls()
-                .iter()
-                .any(|call| call.function.is_status())
-        })
+        self.expressions().iter().any(|(expression, _)| expression.calls().iter().any(|call| call.function.is_status()))
     }
 
     /// Whether it holds, with `success() &&` implied unless a status function is named.
@@ -229,18 +199,18 @@ impl Condition {
     /// [`ErrorKind::Evaluation`].
     pub fn evaluate(&self, context: &dyn Context) -> Result<bool, ExprError> {
         if !self.names_status() {
-            let success = context.status(Function::Success, &[]).map_err(|message| {
-                ExprError::new(ErrorKind::Evaluation, message, Span::default())
-            })?;
+            let success = context
+                .status(Function::Success, &[])
+                .map_err(|message| ExprError::new(ErrorKind::Evaluation, message, Span::default()))?;
             if !success {
                 return Ok(false);
             }
         }
         match &self.test {
             Test::Absent => Ok(true),
-            Test::Expression(expression, offset) => evaluate(expression, context)
-                .map(|value| value.is_truthy())
-                .map_err(|error| error.shifted(*offset)),
+            Test::Expression(expression, offset) => {
+                evaluate(expression, context).map(|value| value.is_truthy()).map_err(|error| error.shifted(*offset))
+            }
             Test::Text(template) => template.render(context).map(|text| !text.is_empty()),
         }
     }

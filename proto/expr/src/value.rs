@@ -73,17 +73,11 @@ pub struct Array {
 impl Array {
     /// An array of these items.
     pub fn new(items: Vec<Value>) -> Array {
-        Array {
-            items: Arc::new(items),
-            filtered: false,
-        }
+        Array { items: Arc::new(items), filtered: false }
     }
 
     pub(crate) fn filtered(items: Vec<Value>) -> Array {
-        Array {
-            items: Arc::new(items),
-            filtered: true,
-        }
+        Array { items: Arc::new(items), filtered: true }
     }
 
     pub(crate) fn is_filtered(&self) -> bool {
@@ -110,9 +104,7 @@ impl Object {
 
     /// The value under `key`, in any case; `None` when there is none.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries
-            .get(&key.to_lowercase())
-            .map(|(_, value)| value)
+        self.entries.get(&key.to_lowercase()).map(|(_, value)| value)
     }
 
     /// Sets `key`, replacing the value that it had under any case; the first spelling stays.
@@ -149,13 +141,9 @@ impl<K: AsRef<str>, V: Into<Value>> FromIterator<(K, V)> for Object {
         let mut entries = IndexMap::new();
         for (key, value) in pairs {
             let key = key.as_ref();
-            entries
-                .entry(key.to_lowercase())
-                .or_insert_with(|| (Arc::from(key), value.into()));
+            entries.entry(key.to_lowercase()).or_insert_with(|| (Arc::from(key), value.into()));
         }
-        Object {
-            entries: Arc::new(entries),
-        }
+        Object { entries: Arc::new(entries) }
     }
 }
 
@@ -219,9 +207,7 @@ impl Value {
     /// `==` of the language: loose, without regard to case; arrays and objects equal only themselves.
     pub fn loosely_equals(&self, other: &Value) -> bool {
         match (self, other) {
-            (Value::Array(a), Value::Array(b)) => {
-                Arc::ptr_eq(&a.items, &b.items) && a.filtered == b.filtered
-            }
+            (Value::Array(a), Value::Array(b)) => Arc::ptr_eq(&a.items, &b.items) && a.filtered == b.filtered,
             (Value::Object(a), Value::Object(b)) => Arc::ptr_eq(&a.entries, &b.entries),
             (Value::Null, Value::Null) => true,
             _ => self.compare(other) == Some(Ordering::Equal),
@@ -232,9 +218,7 @@ impl Value {
     pub fn compare(&self, other: &Value) -> Option<Ordering> {
         match (self, other) {
             (Value::String(a), Value::String(b)) => Some(ordinal(&upper(a), &upper(b))),
-            (Value::Array(_) | Value::Object(_), _) | (_, Value::Array(_) | Value::Object(_)) => {
-                None
-            }
+            (Value::Array(_) | Value::Object(_), _) | (_, Value::Array(_) | Value::Object(_)) => None,
             // Null is equal to null, but neither smaller nor greater; equality asks that before it comes here.
             (Value::Null, Value::Null) => None,
             _ => self.to_number().partial_cmp(&other.to_number()),
@@ -249,14 +233,8 @@ impl Value {
             // Every JSON number reads as a double; only a build with arbitrary precision could say otherwise.
             serde_json::Value::Number(value) => Value::Number(value.as_f64().unwrap_or(f64::NAN)),
             serde_json::Value::String(text) => Value::string(text),
-            serde_json::Value::Array(items) => {
-                Value::Array(Array::new(items.iter().map(Value::from_json).collect()))
-            }
-            serde_json::Value::Object(map) => Value::Object(
-                map.iter()
-                    .map(|(key, value)| (key, Value::from_json(value)))
-                    .collect(),
-            ),
+            serde_json::Value::Array(items) => Value::Array(Array::new(items.iter().map(Value::from_json).collect())),
+            serde_json::Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (key, Value::from_json(value))).collect()),
         }
     }
 
@@ -267,20 +245,13 @@ impl Value {
             Value::Bool(value) => serde_json::Value::Bool(*value),
             Value::Number(value) => {
                 let whole = value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0;
-                if whole {
-                    serde_json::Value::from(*value as i64)
-                } else {
-                    serde_json::Value::from(*value)
-                }
+                if whole { serde_json::Value::from(*value as i64) } else { serde_json::Value::from(*value) }
             }
             Value::String(text) => serde_json::Value::String(text.to_string()),
             Value::Array(array) => array.items().iter().map(Value::to_json).collect(),
-            Value::Object(object) => serde_json::Value::Object(
-                object
-                    .iter()
-                    .map(|(key, value)| (key.to_owned(), value.to_json()))
-                    .collect(),
-            ),
+            Value::Object(object) => {
+                serde_json::Value::Object(object.iter().map(|(key, value)| (key.to_owned(), value.to_json())).collect())
+            }
         }
     }
 }

@@ -19,23 +19,15 @@ const FUNCTIONS: [Function; 8] = [
 ];
 
 fn cases() -> Option<PathBuf> {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/expressions");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/expressions");
     folder.is_dir().then_some(folder)
 }
 
 fn run(case: &Json) -> Result<Value, ExprError> {
     let none = serde_json::Map::new();
-    let given = case
-        .get("contexts")
-        .and_then(Json::as_object)
-        .unwrap_or(&none);
+    let given = case.get("contexts").and_then(Json::as_object).unwrap_or(&none);
     let names: Vec<&str> = given.keys().map(String::as_str).collect();
-    let contexts = given
-        .iter()
-        .fold(Contexts::new(), |contexts, (name, value)| {
-            contexts.with(name, Value::from_json(value))
-        });
+    let contexts = given.iter().fold(Contexts::new(), |contexts, (name, value)| contexts.with(name, Value::from_json(value)));
     let expression = Expression::parse(case["expr"].as_str().unwrap())?;
     expression.check(&names, &FUNCTIONS)?;
     evaluate(&expression, &contexts)
@@ -47,21 +39,13 @@ fn difference(case: &Json) -> Option<String> {
         let kind = expected.get("kind").and_then(Json::as_str);
         return match got {
             Err(error) if kind.is_none_or(|kind| kind == error.kind.as_str()) => None,
-            Err(error) => Some(format!(
-                "expected a {kind:?} error, got {}: {error}",
-                error.kind
-            )),
+            Err(error) => Some(format!("expected a {kind:?} error, got {}: {error}", error.kind)),
             Ok(value) => Some(format!("expected a {kind:?} error, got {value:?}")),
         };
     }
     let expected = &case["result"];
     match got {
-        Ok(value)
-            if expected["kind"] == value.kind().as_str()
-                && value == Value::from_json(&expected["value"]) =>
-        {
-            None
-        }
+        Ok(value) if expected["kind"] == value.kind().as_str() && value == Value::from_json(&expected["value"]) => None,
         other => Some(format!("expected {expected}, got {other:?}")),
     }
 }
@@ -69,44 +53,27 @@ fn difference(case: &Json) -> Option<String> {
 #[test]
 fn official_cases_agree() {
     let Some(folder) = cases() else {
-        eprintln!(
-            "skipped: the official cases are not beside this checkout (../shared/conformance/expressions)"
-        );
+        eprintln!("skipped: the official cases are not beside this checkout (../shared/conformance/expressions)");
         return;
     };
     let mut ran = 0;
     let mut differences = Vec::new();
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    for file in files.iter().filter(|file| {
-        file.extension()
-            .is_some_and(|extension| extension == "json")
-    }) {
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "json")) {
         let groups: Json = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
         for (group, cases) in groups.as_object().unwrap() {
             for case in cases.as_array().unwrap() {
                 ran += 1;
                 if let Some(difference) = difference(case) {
-                    differences.push(format!(
-                        "{}: {group}: {}: {difference}",
-                        file.display(),
-                        case["expr"]
-                    ));
+                    differences.push(format!("{}: {group}: {}: {difference}", file.display(), case["expr"]));
                 }
             }
         }
     }
     eprintln!("{ran} official cases ran");
     assert!(ran >= 500, "only {ran} cases were found");
-    assert!(
-        differences.is_empty(),
-        "{} of {ran} cases differ:\n{}",
-        differences.len(),
-        differences.join("\n")
-    );
+    assert!(differences.is_empty(), "{} of {ran} cases differ:\n{}", differences.len(), differences.join("\n"));
 }
 
 #[test]
@@ -118,11 +85,7 @@ fn errors_carry_the_stage_and_the_place() {
         ("a == 'x' b", ErrorKind::Parsing, 9),
     ] {
         let error = Expression::parse(text).unwrap_err();
-        assert_eq!(
-            (error.kind, error.span.start),
-            (kind, start),
-            "{text}: {error}"
-        );
+        assert_eq!((error.kind, error.span.start), (kind, start), "{text}: {error}");
     }
     let failing = Expression::parse("1 == 1 && fromJSON('{')").unwrap();
     let error = evaluate(&failing, &Contexts::new()).unwrap_err();

@@ -1,0 +1,184 @@
+//! The rules of the language that no table of keys can say: identifiers, the graph of needs, matrices, references.
+
+use std::collections::{HashMap, HashSet};
+
+use caisson_model::id::JobKey;
+
+use crate::calls;
+use crate::diagnostic::Report;
+use crate::events;
+use crate::library::Library;
+use crate::limits::Limits;
+use crate::parse;
+use crate::schema;
+use crate::scope::Scope;
+use crate::uses::Uses;
+use crate::yaml::{self, Content, Node};
+
+/// How long an identifier may be.
+const MAX_IDENTIFIER: usize = 100;
+
+/// Reads the report's source and checks it by all rules of the language. `None` when there is no tree to go on with;
+/// otherwise what is wrong is in the report.
+pub(crate) fn workflow(report: &mut Report<'_>, limits: &Limits, library: &dyn Library) -> Option<Node> {
+    let root = yaml::read(report, limits)?;
+    tree(&root, report);
+    calls::check(&root, report, limits, library);
+    Some(root)
+}
+
+/// The same without following calls.
+pub(crate) fn tree(root: &Node, report: &mut Report<'_>) {
+    parse::check(root, &schema::WORKFLOW, Scope::NONE, "", report);
+    if let Some(on) = root.get("on") {
+        events::check(on, report);
+    }
+    let Some(jobs) = root.get("jobs") else { return };
+    for entry in jobs.entries() {
+        let path = parse::join("jobs", &entry.key);
+        // An expression as key has been refused already.
+        if !entry.key.contains("${{") {
+            check_identifier(&entry.key, entry.key_at.clone(), &path, report);
+        }
+        check_job(&entry.value, &path, report);
+    }
+    check_graph(jobs, report);
+}
+
+fn check_identifier(id: &str, at: std::ops::Range<usize>, path: &str, report: &mut Report<'_>) {
+    let mut letters = id.bytes();
+    let legal = letters.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && letters.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let shown: String = id.chars().take(MAX_IDENTIFIER).collect();
+    if id.is_empty() {
+        // The table has said that already.
+    } else if id.starts_with("__") {
+        let message = format!("the identifier '{shown}' is invalid: IDs starting with '__' are reserved");
+        report.language(at, path, message, "choose another name");
+    } else if !legal {
+        let message = format!("the identifier '{shown}' is invalid");
+        let help = "begin with a letter or '_', and go on with letters, digits, '-' and '_'";
+        report.language(at, path, message, help);
+    } else if id.len() > MAX_IDENTIFIER {
+        let message = format!("the identifier '{shown}...' is longer than {MAX_IDENTIFIER} characters");
+        report.language(at, path, message, "choose a shorter name");
+    }
+}
+
+fn check_job(job: &Node, path: &str, report: &mut Report<'_>) {
+    if let Some(group) = job.get("runs-on").and_then(|node| node.get("group")) {
+        check_runner_group(group, path, report);
+    }
+    if let Some(matrix) = job.get("strategy").and_then(|strategy| strategy.get("matrix")) {
+        for entry in matrix.entries() {
+            let is_empty = matches!(&entry.value.content, Content::Sequence(items) if items.is_empty());
+            if is_empty && entry.key != "include" && entry.key != "exclude" {
+                let message = format!("matrix vector '{}' does not contain any values", entry.key);
+                let path = format!("{path}.strategy.matrix.{}", entry.key);
+                report.language(entry.value.at.clone(), &path, message, "add a value, or remove the vector");
+            }
+        }
+    }
+    let mut ids: HashSet<String> = HashSet::new();
+    if let Some(steps) = job.get("steps") {
+        for (index, step) in steps.items().iter().enumerate() {
+            check_step(step, &format!("{path}.steps[{index}]"), &mut ids, report);
+        }
+    }
+}
+
+fn check_step(step: &Node, path: &str, ids: &mut HashSet<String>, report: &mut Report<'_>) {
+    if let Some(node) = step.get("id")
+        && let Some(id) = node.text()
+        && !id.contains("${{")
+    {
+        let path = format!("{path}.id");
+        check_identifier(&id, node.at.clone(), &path, report);
+        if !ids.insert(id.to_lowercase()) {
+            let message = format!("the identifier '{id}' may not be used more than once within the same scope");
+            report.language(node.at.clone(), &path, message, "give each step an id of its own");
+        }
+    }
+    if let Some(node) = step.get("uses")
+        && let Some(uses) = node.text()
+        && !uses.is_empty()
+        && !uses.contains("${{")
+        && let Err(message) = Uses::parse(&uses)
+    {
+        report.language(node.at.clone(), &format!("{path}.uses"), message, "write it like actions/checkout@v4");
+    }
+    if let Some(parallel) = step.get("parallel") {
+        let mut inner = HashSet::new();
+        for (index, step) in parallel.items().iter().enumerate() {
+            check_step(step, &format!("{path}.parallel[{index}]"), &mut inner, report);
+        }
+    }
+}
+
+fn check_runner_group(group: &Node, path: &str, report: &mut Report<'_>) {
+    let Some(text) = group.text().filter(|text| !text.contains("${{")) else { return };
+    let path = format!("{path}.runs-on.group");
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts.as_slice() {
+        [_] => {}
+        ["org" | "organization" | "ent" | "enterprise", ""] => {
+            let message = format!("invalid runs-on group name '{text}'");
+            report.language(group.at.clone(), &path, message, "write the group's name after the slash");
+        }
+        ["org" | "organization" | "ent" | "enterprise", _] => {}
+        _ => {
+            let message = format!("invalid runs-on group name '{text}'");
+            let help = "please use 'organization/' or 'enterprise/' prefix to target a single runner group";
+            report.language(group.at.clone(), &path, message, help);
+        }
+    }
+}
+
+/// The keys that a job's `needs:` names, as they are written.
+pub(crate) fn needs(job: &Node) -> Vec<(JobKey, &Node)> {
+    let named = job.get("needs").map(Node::one_or_many).unwrap_or_default();
+    named.into_iter().filter_map(|node| Some((JobKey(node.text()?), node))).collect()
+}
+
+fn check_graph(jobs: &Node, report: &mut Report<'_>) {
+    let Content::Mapping(entries) = &jobs.content else { return };
+    let keys: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    let mut waiting: HashMap<&str, Vec<(JobKey, &Node)>> = HashMap::new();
+    for entry in entries {
+        waiting.insert(&entry.key, needs(&entry.value));
+    }
+    if !waiting.values().any(Vec::is_empty) {
+        let help = if entries.is_empty() { "add a job below `jobs:`" } else { "remove `needs:` from the job that runs first" };
+        let message = "the workflow must contain at least one job with no dependencies";
+        let at = jobs.at.start..jobs.at.start + 1;
+        report.language(at, "jobs", message, help);
+        return;
+    }
+    // Take away, again and again, the jobs that can start; what stays waits for itself or for nothing that exists.
+    loop {
+        let startable: Vec<&str> = waiting.iter().filter(|(_, needs)| needs.is_empty()).map(|(key, _)| *key).collect();
+        if startable.is_empty() {
+            break;
+        }
+        let startable: HashSet<&str> = startable.into_iter().collect();
+        waiting.retain(|key, _| !startable.contains(key));
+        waiting.values_mut().for_each(|needs| needs.retain(|(need, _)| !startable.contains(need.0.as_str())));
+    }
+    for entry in entries {
+        for (need, node) in waiting.get(entry.key.as_str()).map(Vec::as_slice).unwrap_or_default() {
+            let path = format!("jobs.{}.needs", entry.key);
+            if keys.contains(need.0.as_str()) {
+                let message = format!("job '{}' depends on job '{need}' which creates a cycle in the dependency graph", entry.key);
+                report.language(node.at.clone(), &path, message, "remove one of the needs on the circle");
+            } else {
+                let message = format!("job '{}' depends on unknown job '{need}'", entry.key);
+                let near = keys.iter().map(|key| (parse::distance(&need.0, key), *key)).min().filter(|(d, _)| *d <= 2);
+                let help = match near {
+                    Some((_, key)) => format!("did you mean `{key}`?"),
+                    None => "name a job of this workflow".to_owned(),
+                };
+                report.language(node.at.clone(), &path, message, help);
+            }
+        }
+    }
+}

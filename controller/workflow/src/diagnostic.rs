@@ -1,0 +1,172 @@
+//! Collecting findings about a text, and writing one for a person.
+
+use std::ops::Range;
+
+use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
+use caisson_model::step::Location;
+
+/// How many findings one file may yield; the rest says nothing new and would only cost memory.
+const MAX_FINDINGS: usize = 200;
+
+/// A text with its name, able to say on which line and column a byte stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Source<'t> {
+    pub(crate) file: &'t str,
+    pub(crate) text: &'t str,
+    lines: Vec<usize>,
+}
+
+impl<'t> Source<'t> {
+    pub(crate) fn new(file: &'t str, text: &'t str) -> Source<'t> {
+        let breaks = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1);
+        Source { file, text, lines: std::iter::once(0).chain(breaks).collect() }
+    }
+
+    /// Line and column of a byte, both from 1; the column counts characters.
+    pub(crate) fn position(&self, byte: usize) -> (u32, u32) {
+        let mut byte = byte.min(self.text.len());
+        while !self.text.is_char_boundary(byte) {
+            byte -= 1;
+        }
+        let line = self.lines.partition_point(|&start| start <= byte) - 1;
+        let column = self.text[self.lines[line]..byte].chars().count();
+        (line as u32 + 1, column as u32 + 1)
+    }
+
+    pub(crate) fn location(&self, byte: usize) -> Location {
+        let (line, column) = self.position(byte);
+        Location { file: self.file.to_owned(), line, column }
+    }
+
+    /// The whole line on which a byte stands, without its break.
+    fn line(&self, byte: usize) -> &'t str {
+        let line = self.lines.partition_point(|&start| start <= byte.min(self.text.len())) - 1;
+        let end = self.lines.get(line + 1).copied().unwrap_or(self.text.len());
+        self.text[self.lines[line]..end].trim_end_matches(['\n', '\r'])
+    }
+}
+
+/// The findings about one source, in the order in which they were found.
+#[derive(Debug)]
+pub(crate) struct Report<'t> {
+    pub(crate) source: Source<'t>,
+    findings: Vec<Diagnostic>,
+}
+
+/// What is said about a place; see [`Report::add`].
+pub(crate) struct Finding<'s> {
+    pub(crate) kind: DiagnosticKind,
+    pub(crate) severity: Severity,
+    /// The construct by name, such as `jobs.test.steps[2].uses`.
+    pub(crate) construct: &'s str,
+    pub(crate) message: String,
+    pub(crate) help: String,
+}
+
+impl<'t> Report<'t> {
+    pub(crate) fn new(source: Source<'t>) -> Report<'t> {
+        Report { source, findings: Vec::new() }
+    }
+
+    /// Adds a finding about the bytes `at`.
+    pub(crate) fn add(&mut self, at: Range<usize>, finding: Finding<'_>) {
+        if self.findings.len() >= MAX_FINDINGS {
+            return;
+        }
+        let first_line = self.source.text.get(at.clone()).unwrap_or_default().lines().next().unwrap_or_default();
+        let diagnostic = Diagnostic {
+            severity: finding.severity,
+            kind: finding.kind,
+            location: self.source.location(at.start),
+            width: first_line.trim_end().chars().count() as u32,
+            construct: finding.construct.to_owned(),
+            message: finding.message,
+            help: finding.help,
+            // A line of a hostile file may be as long as the file; no frame needs more than this.
+            excerpt: self.source.line(at.start).chars().take(500).collect(),
+        };
+        if !self.findings.contains(&diagnostic) {
+            self.findings.push(diagnostic);
+        }
+    }
+
+    /// The text is no workflow of the language.
+    pub(crate) fn language(&mut self, at: Range<usize>, construct: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.error(DiagnosticKind::Language, at, construct, message, help);
+    }
+
+    /// The language has it, caisson does not.
+    pub(crate) fn unsupported(&mut self, at: Range<usize>, construct: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.error(DiagnosticKind::Unsupported, at, construct, message, help);
+    }
+
+    /// The language has it, caisson refuses it for safety.
+    pub(crate) fn security(&mut self, at: Range<usize>, construct: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.error(DiagnosticKind::Security, at, construct, message, help);
+    }
+
+    /// It runs, but not all of what it says has an effect.
+    pub(crate) fn warning(&mut self, at: Range<usize>, construct: &str, message: impl Into<String>, help: impl Into<String>) {
+        let (message, help) = (message.into(), help.into());
+        let (kind, severity) = (DiagnosticKind::Unsupported, Severity::Warning);
+        self.add(at, Finding { kind, severity, construct, message, help });
+    }
+
+    pub(crate) fn error(
+        &mut self,
+        kind: DiagnosticKind,
+        at: Range<usize>,
+        construct: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let (message, help) = (message.into(), help.into());
+        self.add(at, Finding { kind, severity: Severity::Error, construct, message, help });
+    }
+
+    /// The findings, sorted by place.
+    pub(crate) fn into_findings(mut self) -> Vec<Diagnostic> {
+        self.findings.sort_by_key(|finding| (finding.location.line, finding.location.column));
+        self.findings
+    }
+}
+
+/// Whether any of these stops a run.
+pub fn any_error(findings: &[Diagnostic]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
+}
+
+/// A finding as a person reads it: place, reason, the line with the part marked, the next action. Several lines, with a
+/// line break after the last; no colours.
+pub fn render(finding: &Diagnostic) -> String {
+    use std::fmt::Write;
+
+    let severity = match finding.severity {
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    };
+    let place = &finding.location;
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = match place.line {
+        0 => writeln!(out, "{}: {severity}: {}", place.file, finding.message),
+        line => writeln!(out, "{}:{line}:{}: {severity}: {}", place.file, place.column, finding.message),
+    };
+    if place.line > 0 && !finding.excerpt.is_empty() {
+        let number = place.line.to_string();
+        let margin = " ".repeat(number.len());
+        let before: String = finding.excerpt.chars().take(place.column.saturating_sub(1) as usize).collect();
+        // Tabs stay tabs, so that the mark stands under what it marks whatever their width.
+        let indent: String = before.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let room = finding.excerpt.chars().count().saturating_sub(before.chars().count()).max(1);
+        let marks = "^".repeat((finding.width.max(1) as usize).min(room));
+        let _ = writeln!(out, " {margin} |\n {number} | {}\n {margin} | {indent}{marks}", finding.excerpt);
+    }
+    if !finding.construct.is_empty() {
+        let _ = writeln!(out, "   in: {}", finding.construct);
+    }
+    if !finding.help.is_empty() {
+        let _ = writeln!(out, "   do: {}", finding.help);
+    }
+    out
+}

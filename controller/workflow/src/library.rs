@@ -1,0 +1,23 @@
+//! Where the texts of called workflows come from.
+
+/// Workflows that others may call. The crate reads no files: whoever plans hands the texts in.
+pub trait Library {
+    /// The text of a workflow by what `uses:` says, such as `./.github/workflows/build.yml`; `None` when there is none.
+    fn workflow(&self, uses: &str) -> Option<&str>;
+}
+
+/// A library without workflows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLibrary;
+
+impl Library for NoLibrary {
+    fn workflow(&self, _uses: &str) -> Option<&str> {
+        None
+    }
+}
+
+impl Library for std::collections::BTreeMap<String, String> {
+    fn workflow(&self, uses: &str) -> Option<&str> {
+        self.get(uses).map(String::as_str)
+    }
+}

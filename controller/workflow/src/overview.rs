@@ -1,0 +1,49 @@
+//! What can be said about a workflow without a submission.
+
+use caisson_model::diagnostic::Diagnostic;
+
+use crate::check::workflow;
+use crate::diagnostic::{Report, Source, any_error};
+use crate::events::triggers;
+use crate::library::{Library, NoLibrary};
+use crate::limits::Limits;
+use crate::support;
+use crate::yaml::Node;
+
+/// A workflow at a glance: enough to choose which one to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// The workflow's `name:`, or its file.
+    pub workflow: String,
+    /// The events that start it, in the order of the file.
+    pub events: Vec<String>,
+    /// The keys of its jobs, in the order of the file.
+    pub jobs: Vec<String>,
+}
+
+/// All findings about a workflow, sorted by place; none when it is sound and everything in it is supported.
+pub fn check(text: &str, file: &str, limits: &Limits, library: &dyn Library) -> Vec<Diagnostic> {
+    let mut report = Report::new(Source::new(file, text));
+    if let Some(root) = workflow(&mut report, limits, library) {
+        support::check(&root, limits.cells, &mut report);
+    }
+    report.into_findings()
+}
+
+/// Name, events and jobs of a workflow that breaks no rule of the language; what is unsupported does not matter here.
+///
+/// # Errors
+/// The findings of kind language.
+pub fn events(text: &str, file: &str) -> Result<Overview, Vec<Diagnostic>> {
+    let mut report = Report::new(Source::new(file, text));
+    let root = workflow(&mut report, &Limits::default(), &NoLibrary);
+    let findings = report.into_findings();
+    match root {
+        Some(root) if !any_error(&findings) => Ok(Overview {
+            workflow: root.get("name").and_then(Node::text).filter(|name| !name.is_empty()).unwrap_or_else(|| file.to_owned()),
+            events: root.get("on").map(|on| triggers(on).into_iter().map(|trigger| trigger.event).collect()).unwrap_or_default(),
+            jobs: root.get("jobs").map(Node::entries).unwrap_or_default().iter().map(|entry| entry.key.clone()).collect(),
+        }),
+        _ => Err(findings),
+    }
+}

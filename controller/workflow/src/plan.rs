@@ -1,0 +1,393 @@
+//! A checked workflow as jobs that wait for what they need. What depends on finished jobs stays a template until
+//! [`crate::expand::expand`].
+
+use caisson_expr::{Expression, Template as Text, Value as Expr};
+use caisson_model::diagnostic::{Diagnostic, DiagnosticKind};
+use caisson_model::id::{Digest, JobKey, StepIndex};
+use caisson_model::job::RunContexts;
+use caisson_model::policy::Grant;
+use caisson_model::run::Submission;
+use caisson_model::step::{Action, Condition, Location, StepSpec, Template};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::check;
+use crate::diagnostic::{Report, Source, any_error};
+use crate::dispatch;
+use crate::events::{self, Trigger};
+use crate::filter::{self, Verdict};
+use crate::library::{Library, NoLibrary};
+use crate::limits::Limits;
+use crate::support;
+use crate::uses::Uses;
+use crate::yaml::{Content, Node};
+
+/// A workflow that may run: everything about it that can be known before its first job starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The workflow's `name:`, or its file.
+    pub workflow: String,
+    /// The workflow's file.
+    pub file: String,
+    /// The event.
+    pub event: String,
+    /// Contexts that are the same for every job.
+    pub contexts: RunContexts,
+    /// The source tree of the submission.
+    pub source: Option<Digest>,
+    /// The jobs to run, each after all that it needs, otherwise in the order of the file.
+    pub jobs: Vec<PlannedJob>,
+    /// `concurrency:` of the workflow.
+    pub concurrency: Option<Concurrency>,
+    /// `permissions:` of the workflow, as written: a word or a mapping.
+    pub permissions: Option<Value>,
+    /// Why the filters of `on:` would keep the event from starting this workflow; `None` when they let it through.
+    pub filtered: Option<String>,
+    /// What has no effect here, to be shown before the run. No errors.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// A job whose needs may not have ended yet: one entry of `jobs:`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedJob {
+    /// Its key.
+    pub key: JobKey,
+    /// The workflow's name.
+    pub workflow: String,
+    /// The keys of the jobs that must end first.
+    pub needs: Vec<JobKey>,
+    /// `name:`.
+    pub name: Option<Template>,
+    /// `if:`.
+    pub condition: Option<Condition>,
+    /// `runs-on:` as written: a text, a list, or a mapping with `labels`; texts may hold expressions.
+    pub runs_on: Value,
+    /// `strategy:`.
+    pub strategy: Option<PlannedStrategy>,
+    /// `timeout-minutes:`.
+    pub timeout_minutes: Option<Template>,
+    /// `continue-on-error:`.
+    pub continue_on_error: Option<Template>,
+    /// The workflow's `env:`.
+    pub workflow_env: Vec<(String, Template)>,
+    /// The job's `env:`.
+    pub env: Vec<(String, Template)>,
+    /// `outputs:`.
+    pub outputs: Vec<(String, Template)>,
+    /// The steps. Their grants name the secrets that they ask for; policy decides which they get.
+    pub steps: Vec<StepSpec>,
+    /// `concurrency:`.
+    pub concurrency: Option<Concurrency>,
+    /// `environment:` as written: a text, or a mapping with `name`.
+    pub environment: Option<Value>,
+    /// `permissions:` as written: a word or a mapping.
+    pub permissions: Option<Value>,
+    /// Where the job begins.
+    pub location: Location,
+    /// Where its keys stand (`if`, `name`, `runs-on`, `strategy.matrix` ...), for errors that show only when it is expanded.
+    pub places: IndexMap<String, Location>,
+    /// The most cells that its matrix may have.
+    pub max_cells: usize,
+}
+
+/// `strategy:` before it is evaluated; texts may hold expressions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStrategy {
+    /// `matrix:`; null without one.
+    pub matrix: Value,
+    /// `fail-fast:`; null without one, which means true.
+    pub fail_fast: Value,
+    /// `max-parallel:`; null without one.
+    pub max_parallel: Value,
+}
+
+/// `concurrency:` of a workflow or job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// The group's name.
+    pub group: Template,
+    /// Whether a newer run of the group ends the older: a boolean or an expression.
+    pub cancel_in_progress: Option<Template>,
+}
+
+/// Checks a workflow and plans the jobs that a submission asks for. Pure; takes milliseconds.
+///
+/// # Errors
+/// All findings, warnings among them, when at least one is an error; sorted by place.
+pub fn plan(text: &str, file: &str, submission: &Submission) -> Result<Plan, Vec<Diagnostic>> {
+    plan_with(text, file, submission, &Limits::default(), &NoLibrary)
+}
+
+/// The same with limits and called workflows given.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_with(text: &str, file: &str, submission: &Submission, limits: &Limits, library: &dyn Library) -> Result<Plan, Vec<Diagnostic>> {
+    let mut report = Report::new(Source::new(file, text));
+    let root = check::workflow(&mut report, limits, library);
+    let Some(root) = root else { return Err(report.into_findings()) };
+    support::check(&root, limits.cells, &mut report);
+    let plan = Planner { root: &root, submission, limits }.plan(&mut report);
+    let findings = report.into_findings();
+    match plan {
+        Some(plan) if !any_error(&findings) => Ok(Plan { warnings: findings, ..plan }),
+        _ => Err(findings),
+    }
+}
+
+struct Planner<'p> {
+    root: &'p Node,
+    submission: &'p Submission,
+    limits: &'p Limits,
+}
+
+impl Planner<'_> {
+    fn plan(&self, report: &mut Report<'_>) -> Option<Plan> {
+        let file = report.source.file.to_owned();
+        let name = self.root.get("name").and_then(Node::text).filter(|name| !name.is_empty());
+        let workflow = name.unwrap_or_else(|| file.clone());
+        let on = self.root.get("on")?;
+        let trigger = self.trigger(on, report)?;
+        let inputs = dispatch::inputs(&trigger, &self.submission.inputs, report);
+        let contexts = self.contexts(&workflow, inputs);
+        let unanswered = filter::unanswered(&trigger);
+        if !unanswered.is_empty() {
+            let message = format!("`{}` is not applied: a submission does not say which files changed", unanswered.join("`, `"));
+            report.warning(trigger.at.clone(), &format!("on.{}", trigger.event), message, "nothing to do");
+        }
+        let filtered = match filter::verdict(&trigger, &contexts.github) {
+            Verdict::Starts => None,
+            Verdict::Filtered(reason) => {
+                let path = format!("on.{}", trigger.event);
+                let help = "the run goes on because it was asked for; a push or pull request would not have started it";
+                report.warning(trigger.at.clone(), &path, format!("the filters do not match: {reason}"), help);
+                Some(reason)
+            }
+        };
+        let workflow_env = pairs(self.root.get("env"));
+        let jobs: Vec<PlannedJob> = self
+            .root
+            .get("jobs")?
+            .entries()
+            .iter()
+            .map(|entry| self.job(&entry.key, &entry.value, entry.key_at.start, &workflow, &workflow_env, report))
+            .collect();
+        let jobs = self.select(order(jobs), on, report);
+        Some(Plan {
+            workflow,
+            file,
+            event: self.submission.event.clone(),
+            contexts,
+            source: self.submission.source,
+            jobs,
+            concurrency: self.root.get("concurrency").and_then(concurrency),
+            permissions: self.root.get("permissions").map(Node::to_json),
+            filtered,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn trigger<'n>(&self, on: &'n Node, report: &mut Report<'_>) -> Option<Trigger<'n>> {
+        let event = &self.submission.event;
+        let triggers = events::triggers(on);
+        let found = triggers.iter().find(|trigger| trigger.event == *event).cloned();
+        if found.is_none() {
+            let names: Vec<&str> = triggers.iter().map(|trigger| trigger.event.as_str()).collect();
+            let message = format!("the workflow does not run on the event '{event}'");
+            let help = format!("choose one of its events ({}), or add `{event}` to `on:`", names.join(", "));
+            report.error(DiagnosticKind::Submission, on.at.start..on.at.start, "on", message, help);
+        }
+        found
+    }
+
+    fn contexts(&self, workflow: &str, inputs: Value) -> RunContexts {
+        let mut github = match &self.submission.github {
+            Value::Object(known) => known.clone(),
+            _ => serde_json::Map::new(),
+        };
+        github.insert("event_name".to_owned(), self.submission.event.clone().into());
+        github.insert("workflow".to_owned(), workflow.into());
+        let event = github.entry("event").or_insert_with(|| json!({}));
+        if let Value::Object(event) = event
+            && self.submission.event == "workflow_dispatch"
+        {
+            // In the event's own payload every input is text.
+            let texts = inputs.as_object().into_iter().flatten();
+            let texts = texts.map(|(name, value)| (name.clone(), Expr::from_json(value).to_text().into()));
+            event.insert("inputs".to_owned(), Value::Object(texts.collect()));
+        }
+        RunContexts { github: github.into(), inputs, vars: json!({}), env: self.submission.env.clone() }
+    }
+
+    /// The jobs that were asked for, with all that they need.
+    fn select(&self, jobs: Vec<PlannedJob>, on: &Node, report: &mut Report<'_>) -> Vec<PlannedJob> {
+        if self.submission.jobs.is_empty() {
+            return jobs;
+        }
+        let mut wanted: Vec<String> = Vec::new();
+        for key in &self.submission.jobs {
+            if jobs.iter().any(|job| job.key.0 == *key) {
+                wanted.push(key.clone());
+            } else {
+                let keys: Vec<&str> = jobs.iter().map(|job| job.key.0.as_str()).collect();
+                let help = format!("its jobs are: {}", keys.join(", "));
+                let at = on.at.start..on.at.start;
+                report.error(DiagnosticKind::Submission, at, "jobs", format!("the workflow has no job '{key}'"), help);
+            }
+        }
+        // Jobs stand after what they need: one pass from the end finds everything.
+        for job in jobs.iter().rev() {
+            if wanted.contains(&job.key.0) {
+                wanted.extend(job.needs.iter().map(|need| need.0.clone()));
+            }
+        }
+        jobs.into_iter().filter(|job| wanted.contains(&job.key.0)).collect()
+    }
+
+    fn job(
+        &self,
+        key: &str,
+        job: &Node,
+        at: usize,
+        workflow: &str,
+        workflow_env: &[(String, Template)],
+        report: &Report<'_>,
+    ) -> PlannedJob {
+        let env = pairs(job.get("env"));
+        let defaults = [job.get("defaults"), self.root.get("defaults")];
+        let mut shared = Vec::new();
+        workflow_env.iter().chain(&env).for_each(|(_, value)| secrets_in(&value.0, &mut shared));
+        let steps = job.get("steps").map(Node::items).unwrap_or_default();
+        let steps = steps.iter().enumerate().map(|(index, step)| self::step(index, step, &defaults, &shared, report)).collect();
+        let mut places = IndexMap::new();
+        for entry in job.entries() {
+            places.insert(entry.key.clone(), report.source.location(entry.value.at.start));
+            if entry.key == "strategy" {
+                for inner in entry.value.entries() {
+                    places.insert(format!("strategy.{}", inner.key), report.source.location(inner.value.at.start));
+                }
+            }
+        }
+        let strategy = job.get("strategy").map(|strategy| {
+            let part = |key: &str| strategy.get(key).map(Node::to_json).unwrap_or_default();
+            PlannedStrategy { matrix: part("matrix"), fail_fast: part("fail-fast"), max_parallel: part("max-parallel") }
+        });
+        PlannedJob {
+            key: JobKey(key.to_owned()),
+            workflow: workflow.to_owned(),
+            needs: check::needs(job).into_iter().map(|(key, _)| key).collect(),
+            name: template(job.get("name")),
+            condition: condition(job.get("if")),
+            runs_on: job.get("runs-on").map(Node::to_json).unwrap_or_default(),
+            strategy,
+            timeout_minutes: template(job.get("timeout-minutes")),
+            continue_on_error: template(job.get("continue-on-error")),
+            workflow_env: workflow_env.to_vec(),
+            env,
+            outputs: pairs(job.get("outputs")),
+            steps,
+            concurrency: job.get("concurrency").and_then(concurrency),
+            environment: job.get("environment").map(Node::to_json),
+            permissions: job.get("permissions").map(Node::to_json),
+            location: report.source.location(at),
+            places,
+            max_cells: self.limits.cells,
+        }
+    }
+}
+
+fn step(index: usize, step: &Node, defaults: &[Option<&Node>; 2], shared: &[String], report: &Report<'_>) -> StepSpec {
+    let default = |key: &str| defaults.iter().find_map(|defaults| defaults.and_then(|node| node.get("run")?.get(key)));
+    let action = match step.get("uses").and_then(Node::text) {
+        Some(uses) => {
+            let (action, version) = match Uses::parse(&uses) {
+                Ok(Uses::Repository { name, version }) => (name.to_lowercase(), version),
+                _ => (uses, String::new()),
+            };
+            let with = pairs(step.get("with")).into_iter().map(|(key, value)| (key.to_lowercase(), value)).collect();
+            Action::Uses { action, version, with }
+        }
+        None => Action::Run {
+            script: template(step.get("run")).unwrap_or_default(),
+            shell: template(step.get("shell").or_else(|| default("shell"))),
+            working_directory: template(step.get("working-directory").or_else(|| default("working-directory"))),
+        },
+    };
+    let mut secrets = shared.to_vec();
+    step.entries().iter().for_each(|entry| secrets_below(&entry.value, &mut secrets));
+    StepSpec {
+        index: StepIndex(index as u32),
+        id: step.get("id").and_then(Node::text),
+        name: template(step.get("name")),
+        condition: condition(step.get("if")),
+        action,
+        env: pairs(step.get("env")),
+        continue_on_error: template(step.get("continue-on-error")),
+        timeout_minutes: template(step.get("timeout-minutes")),
+        location: report.source.location(step.at.start),
+        grant: Grant { secrets, ..Grant::default() },
+    }
+}
+
+fn template(node: Option<&Node>) -> Option<Template> {
+    node.filter(|node| !node.is_null()).and_then(Node::text).map(Template)
+}
+
+fn condition(node: Option<&Node>) -> Option<Condition> {
+    node.filter(|node| !node.is_null()).and_then(Node::text).map(Condition)
+}
+
+fn pairs(node: Option<&Node>) -> Vec<(String, Template)> {
+    let entries = node.map(Node::entries).unwrap_or_default();
+    entries.iter().filter_map(|entry| Some((entry.key.clone(), Template(entry.value.text()?)))).collect()
+}
+
+fn concurrency(node: &Node) -> Option<Concurrency> {
+    match &node.content {
+        Content::Scalar(_) => Some(Concurrency { group: template(Some(node))?, cancel_in_progress: None }),
+        Content::Mapping(_) => {
+            Some(Concurrency { group: template(node.get("group"))?, cancel_in_progress: template(node.get("cancel-in-progress")) })
+        }
+        Content::Sequence(_) => None,
+    }
+}
+
+fn secrets_below(node: &Node, names: &mut Vec<String>) {
+    match &node.content {
+        Content::Scalar(_) => secrets_in(&node.text().unwrap_or_default(), names),
+        Content::Sequence(items) => items.iter().for_each(|item| secrets_below(item, names)),
+        Content::Mapping(entries) => entries.iter().for_each(|entry| secrets_below(&entry.value, names)),
+    }
+}
+
+/// The names of the secrets that a template names, each once, in upper case: secrets have no case.
+fn secrets_in(text: &str, names: &mut Vec<String>) {
+    let Ok(template) = Text::parse(text) else { return };
+    for path in template.expressions().flat_map(|(expression, _)| Expression::paths(expression)) {
+        if path.root.eq_ignore_ascii_case("secrets")
+            && let Some(caisson_expr::Segment::Name(name)) = path.segments.first()
+        {
+            let name = name.to_uppercase();
+            if name != "GITHUB_TOKEN" && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+}
+
+/// Each job after those that it needs, otherwise in the given order. Jobs on a circle keep the given order at the end;
+/// the check has refused those already.
+fn order(mut jobs: Vec<PlannedJob>) -> Vec<PlannedJob> {
+    let mut ordered: Vec<PlannedJob> = Vec::new();
+    loop {
+        let ready = |job: &PlannedJob| job.needs.iter().all(|need| ordered.iter().any(|done| done.key == *need));
+        match jobs.iter().position(ready) {
+            Some(at) => ordered.push(jobs.remove(at)),
+            None => {
+                ordered.append(&mut jobs);
+                return ordered;
+            }
+        }
+    }
+}
