@@ -1,15 +1,171 @@
-//! Jobs that call other workflows: the called text, its inputs and secrets, and how many jobs there are in all.
+//! Jobs that call other workflows: what they hand over against what the called one declares, rights, number and depth.
 
-use crate::diagnostic::Report;
+use std::ops::Range;
+
+use crate::check;
+use crate::diagnostic::{Report, Source};
 use crate::library::Library;
 use crate::limits::Limits;
-use crate::yaml::Node;
+use crate::parse;
+use crate::permissions::Permissions;
+use crate::yaml::{self, Content, Entry, Node, Scalar};
 
-/// Checks the calls of a workflow against the workflows that they name.
-pub(crate) fn check(root: &Node, report: &mut Report<'_>, limits: &Limits, _library: &dyn Library) {
-    let jobs = root.get("jobs").map(Node::entries).unwrap_or_default();
-    if jobs.len() > limits.jobs {
+/// Reads the report's source and checks it by all rules of the language, with the workflows that it calls as far as the
+/// library has them. `None` when there is no tree to go on with; otherwise what is wrong is in the report.
+pub(crate) fn workflow(report: &mut Report<'_>, limits: &Limits, library: &dyn Library) -> Option<Node> {
+    let root = yaml::read(report, limits)?;
+    check::tree(&root, report);
+    let mut calls = Calls { limits, library, jobs: 0 };
+    let allowed = Permissions::default(limits.default_permissions);
+    calls.workflow(&root, &allowed, 0, report);
+    if calls.jobs > limits.jobs {
         let message = format!("the workflow may not contain more than {} jobs", limits.jobs);
         report.language(0..0, "jobs", message, "split it into several workflows");
+    }
+    Some(root)
+}
+
+struct Calls<'l> {
+    limits: &'l Limits,
+    library: &'l dyn Library,
+    /// Jobs so far, calling ones included.
+    jobs: usize,
+}
+
+/// A call that is being checked.
+struct Call<'n> {
+    uses: &'n str,
+    /// Where the calling job's key stands.
+    job_at: Range<usize>,
+    /// Where the text of `uses:` stands.
+    uses_at: Range<usize>,
+    job: &'n Node,
+    path: &'n str,
+}
+
+impl Calls<'_> {
+    fn workflow(&mut self, root: &Node, inherited: &Permissions, depth: usize, report: &mut Report<'_>) {
+        let permissions = root.get("permissions").map_or_else(|| inherited.clone(), Permissions::of);
+        for entry in root.get("jobs").map(Node::entries).unwrap_or_default() {
+            self.jobs += 1;
+            // Calls of calls could multiply without end; beyond the limit the answer is known.
+            if self.jobs > self.limits.jobs {
+                return;
+            }
+            let Some(uses) = entry.value.get("uses") else { continue };
+            let Some(text) = uses.text() else { continue };
+            let path = parse::join("jobs", &entry.key);
+            let call = Call { uses: &text, job_at: entry.key_at.clone(), uses_at: uses.at.clone(), job: &entry.value, path: &path };
+            let allowed = entry.value.get("permissions").map_or_else(|| permissions.clone(), Permissions::of);
+            self.call(&call, &allowed, depth, report);
+        }
+    }
+
+    fn call(&mut self, call: &Call<'_>, allowed: &Permissions, depth: usize, report: &mut Report<'_>) {
+        let Some(text) = self.library.workflow(call.uses) else { return };
+        if depth >= self.limits.call_depth {
+            let message = format!("workflows call each other more than {} levels deep", self.limits.call_depth);
+            report.language(call.uses_at.clone(), call.path, message, "call fewer workflows from called ones");
+            return;
+        }
+        let mut inner = Report::new(Source::new(call.uses, text));
+        if let Some(called) = yaml::read(&mut inner, self.limits) {
+            check::tree(&called, &mut inner);
+            check_handed(call, &called, report);
+            check_rights(call, &called, allowed, report);
+            self.workflow(&called, allowed, depth + 1, &mut inner);
+        }
+        report.absorb(inner);
+    }
+}
+
+/// The declarations of `workflow_call`; `None` when the workflow cannot be called.
+fn declarations<'n>(called: &'n Node, part: &str) -> Option<&'n [Entry]> {
+    let on = called.get("on")?;
+    let trigger = crate::events::triggers(on).into_iter().find(|trigger| trigger.event == "workflow_call")?;
+    Some(trigger.details.and_then(|details| details.get(part)).map(Node::entries).unwrap_or_default())
+}
+
+fn check_handed(call: &Call<'_>, called: &Node, report: &mut Report<'_>) {
+    let (Some(inputs), Some(secrets)) = (declarations(called, "inputs"), declarations(called, "secrets")) else {
+        let message = format!("the workflow '{}' cannot be called: it does not run on `workflow_call`", call.uses);
+        report.language(call.uses_at.clone(), call.path, message, "add `workflow_call:` to its `on:`");
+        return;
+    };
+    let with = call.job.get("with").map(Node::entries).unwrap_or_default();
+    for entry in with {
+        let path = format!("{}.with.{}", call.path, entry.key);
+        match find(inputs, &entry.key) {
+            None => {
+                let message = format!("invalid input, {} is not defined in the referenced workflow", entry.key);
+                report.language(entry.value.at.clone(), &path, message, declared(inputs));
+            }
+            Some(input) => check_type(&input.value, &entry.value, &path, report),
+        }
+    }
+    for input in inputs.iter().filter(|input| is_required(input) && input.value.get("default").is_none()) {
+        if find(with, &input.key).is_none() {
+            let message = format!("input {} is required, but not provided while calling", input.key);
+            report.language(call.uses_at.clone(), call.path, message, format!("add `{}:` to the call's `with:`", input.key));
+        }
+    }
+    let handed = call.job.get("secrets");
+    if handed.and_then(Node::text).is_some_and(|text| text == "inherit") {
+        return;
+    }
+    let handed = handed.map(Node::entries).unwrap_or_default();
+    for entry in handed.iter().filter(|entry| find(secrets, &entry.key).is_none()) {
+        let message = format!("invalid secret, {} is not defined in the referenced workflow", entry.key);
+        report.language(entry.value.at.clone(), &format!("{}.secrets.{}", call.path, entry.key), message, declared(secrets));
+    }
+    for secret in secrets.iter().filter(|secret| is_required(secret) && find(handed, &secret.key).is_none()) {
+        let message = format!("secret {} is required, but not provided while calling", secret.key);
+        report.language(call.uses_at.clone(), call.path, message, format!("add `{}:` to the call's `secrets:`", secret.key));
+    }
+}
+
+fn find<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
+    entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(name))
+}
+
+fn declared(entries: &[Entry]) -> String {
+    let names: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    if names.is_empty() { "it declares none: remove this".to_owned() } else { format!("it declares: {}", names.join(", ")) }
+}
+
+fn is_required(entry: &Entry) -> bool {
+    matches!(entry.value.get("required").map(|node| &node.content), Some(Content::Scalar(Scalar::Bool(true))))
+}
+
+/// Whether a value that is no expression has the declared type; a text takes every scalar.
+fn check_type(declaration: &Node, value: &Node, path: &str, report: &mut Report<'_>) {
+    let wanted = declaration.get("type").and_then(Node::text).unwrap_or_default();
+    let Content::Scalar(scalar) = &value.content else { return };
+    let text = scalar.to_text();
+    let fits = match (wanted.as_str(), scalar) {
+        _ if text.contains("${{") => true,
+        ("boolean", scalar) => matches!(scalar, Scalar::Bool(_)),
+        ("number", scalar) => matches!(scalar, Scalar::Number(_)),
+        _ => true,
+    };
+    if !fits {
+        report.language(value.at.clone(), path, format!("unexpected value '{text}'"), format!("a {wanted} is declared"));
+    }
+}
+
+fn check_rights(call: &Call<'_>, called: &Node, allowed: &Permissions, report: &mut Report<'_>) {
+    let refuse = |who: String, (excess, allowed): (String, String), report: &mut Report<'_>| {
+        let message = format!("error calling workflow '{}': {who} is requesting '{excess}', but is only allowed '{allowed}'", call.uses);
+        report.language(call.job_at.clone(), call.path, message, "raise the calling job's `permissions:`, or ask for less");
+    };
+    if let Some(beyond) = called.get("permissions").map(Permissions::of).and_then(|wanted| wanted.beyond(allowed)) {
+        refuse(format!("the workflow '{}'", call.uses), beyond, report);
+    }
+    for entry in called.get("jobs").map(Node::entries).unwrap_or_default() {
+        let beyond = entry.value.get("permissions").map(Permissions::of).and_then(|wanted| wanted.beyond(allowed));
+        if let Some(beyond) = beyond {
+            let name = entry.value.get("name").and_then(Node::text).filter(|name| !name.is_empty());
+            refuse(format!("the nested job '{}'", name.unwrap_or_else(|| entry.key.clone())), beyond, report);
+        }
     }
 }

@@ -4,30 +4,18 @@ use std::collections::{HashMap, HashSet};
 
 use caisson_model::id::JobKey;
 
-use crate::calls;
 use crate::diagnostic::Report;
 use crate::events;
-use crate::library::Library;
-use crate::limits::Limits;
 use crate::parse;
 use crate::schema;
 use crate::scope::Scope;
 use crate::uses::Uses;
-use crate::yaml::{self, Content, Node};
+use crate::yaml::{Content, Node};
 
 /// How long an identifier may be.
 const MAX_IDENTIFIER: usize = 100;
 
-/// Reads the report's source and checks it by all rules of the language. `None` when there is no tree to go on with;
-/// otherwise what is wrong is in the report.
-pub(crate) fn workflow(report: &mut Report<'_>, limits: &Limits, library: &dyn Library) -> Option<Node> {
-    let root = yaml::read(report, limits)?;
-    tree(&root, report);
-    calls::check(&root, report, limits, library);
-    Some(root)
-}
-
-/// The same without following calls.
+/// Checks one file's tree by all rules that concern it alone.
 pub(crate) fn tree(root: &Node, report: &mut Report<'_>) {
     parse::check(root, &schema::WORKFLOW, Scope::NONE, "", report);
     if let Some(on) = root.get("on") {

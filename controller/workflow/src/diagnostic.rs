@@ -124,9 +124,21 @@ impl<'t> Report<'t> {
         self.add(at, Finding { kind, severity: Severity::Error, construct, message, help });
     }
 
+    /// Takes over the findings about another source.
+    pub(crate) fn absorb(&mut self, other: Report<'_>) {
+        let room = MAX_FINDINGS.saturating_sub(self.findings.len());
+        let new: Vec<Diagnostic> = other.findings.into_iter().filter(|finding| !self.findings.contains(finding)).collect();
+        self.findings.extend(new.into_iter().take(room));
+    }
+
     /// The findings, sorted by place.
     pub(crate) fn into_findings(mut self) -> Vec<Diagnostic> {
-        self.findings.sort_by_key(|finding| (finding.location.line, finding.location.column));
+        // Those of this file first, then those of the files that it calls.
+        let file = self.source.file;
+        self.findings.sort_by(|a, b| {
+            let key = |finding: &Diagnostic| (finding.location.file != file, finding.location.line, finding.location.column);
+            key(a).cmp(&key(b))
+        });
         self.findings
     }
 }

@@ -11,10 +11,32 @@ pub struct Limits {
     pub jobs: usize,
     /// Cells of one matrix.
     pub cells: usize,
+    /// Levels of workflows that call workflows.
+    pub call_depth: usize,
+    /// What a token may do where a workflow does not say.
+    pub default_permissions: DefaultPermissions,
+}
+
+/// What the token of a workflow without `permissions:` may do. It matters for calls only: they may not ask for more than
+/// the caller has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DefaultPermissions {
+    /// Everything.
+    #[default]
+    Write,
+    /// Read contents and packages.
+    Read,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { file_characters: 1_048_576, depth: 50, jobs: 1_000, cells: 256 }
+        Limits {
+            file_characters: 1_048_576,
+            depth: 50,
+            jobs: 1_000,
+            cells: 256,
+            call_depth: 10,
+            default_permissions: DefaultPermissions::Write,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use caisson_model::diagnostic::Diagnostic;
 
-use crate::check::workflow;
+use crate::calls::workflow;
 use crate::diagnostic::{Report, Source, any_error};
 use crate::events::triggers;
 use crate::library::{Library, NoLibrary};

@@ -12,6 +12,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::calls;
 use crate::check;
 use crate::diagnostic::{Report, Source, any_error};
 use crate::dispatch;
@@ -125,7 +126,7 @@ pub fn plan(text: &str, file: &str, submission: &Submission) -> Result<Plan, Vec
 /// As [`plan`].
 pub fn plan_with(text: &str, file: &str, submission: &Submission, limits: &Limits, library: &dyn Library) -> Result<Plan, Vec<Diagnostic>> {
     let mut report = Report::new(Source::new(file, text));
-    let root = check::workflow(&mut report, limits, library);
+    let root = calls::workflow(&mut report, limits, library);
     let Some(root) = root else { return Err(report.into_findings()) };
     support::check(&root, limits.cells, &mut report);
     let plan = Planner { root: &root, submission, limits }.plan(&mut report);
