@@ -360,3 +360,17 @@ pub enum Profile {
     /// For scanners and for reading other people's archives: no sockets but local ones, no process tricks.
     Strict,
 }
+
+impl Mount {
+    /// Where it appears.
+    pub fn target(&self) -> &PathBuf {
+        match self {
+            Self::Bind { target, .. }
+            | Self::Overlay { target, .. }
+            | Self::Tmpfs { target, .. }
+            | Self::Directory { target, .. }
+            | Self::File { target, .. }
+            | Self::Symlink { target, .. } => target,
+        }
+    }
+}

@@ -22,7 +22,6 @@ pub(crate) const OPEN_TREE_CLONE: u32 = 1;
 pub(crate) const AT_RECURSIVE: u32 = 0x8000;
 const OPEN_TREE_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
-const AT_SYMLINK_NOFOLLOW: u32 = libc::AT_SYMLINK_NOFOLLOW as u32;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
 
@@ -370,12 +369,61 @@ pub(crate) fn landlock_scope(scopes: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) }).map(drop)
 }
 
-/// Whether the kernel knows a seccomp action (seccomp(2) SECCOMP_GET_ACTION_AVAIL, 4.14).
-pub(crate) fn seccomp_action_available(action: u32) -> bool {
-    const SECCOMP_GET_ACTION_AVAIL: u32 = 2;
-    // WHY: not in nix. SAFETY: points at one live u32, as the operation demands.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0_u32, &raw const action) }).is_ok()
+/// Whether exec keeps a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inherit {
+    /// It does.
+    Yes,
+    /// It closes it.
+    No,
 }
 
-/// Path flag for [`open_tree`]: the last component is not followed if it is a symbolic link.
-pub(crate) const NO_FOLLOW: u32 = AT_SYMLINK_NOFOLLOW;
+/// Puts a copy of a descriptor at a number, closing what was there. For processes about to exec, or fresh from a fork,
+/// in which no owned value has that number.
+pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd, inherit: Inherit) -> Result<(), Errno> {
+    let flags = if inherit == Inherit::Yes { 0 } else { libc::O_CLOEXEC };
+    if fd.as_raw_fd() == number {
+        let flags = if inherit == Inherit::Yes { 0 } else { libc::FD_CLOEXEC };
+        // WHY: dup3 refuses equal numbers. SAFETY: sets a flag.
+        return Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }).map(drop);
+    }
+    // WHY: nix's dup3 wants an owned target. SAFETY: callers own the whole descriptor table, as said above.
+    Errno::result(unsafe { libc::dup3(fd.as_raw_fd(), number, flags) }).map(drop)
+}
+
+/// All signals to their default action and none blocked, as a new program expects.
+pub(crate) fn reset_signals() -> Result<(), Errno> {
+    // WHY: nix's sigaction is unsafe. SAFETY: an all-zero sigaction is SIG_DFL without flags, no handler of ours exists.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    for signal in 1..=64 {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP | 32 | 33) {
+            continue;
+        }
+        // WHY: as above. SAFETY: as above; the old action is not asked for.
+        Errno::result(unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) })?;
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()
+}
+
+/// kill(2) of a process group, with any signal number. A group that is gone is no error.
+pub(crate) fn kill_group(leader: Pid, signal: i32) {
+    // WHY: nix knows no real-time signals. SAFETY: no memory argument.
+    unsafe { libc::kill(-leader.as_raw(), signal) };
+}
+
+/// Drops every capability from the bounding set but those to keep (prctl(2) PR_CAPBSET_DROP, 2.6.25), up to the last that
+/// the kernel knows.
+pub(crate) fn drop_bounding(keep: impl Fn(u32) -> bool) -> Result<(), Errno> {
+    for number in 0..64 {
+        if keep(number) {
+            continue;
+        }
+        // WHY: the caps crate asks for each before it drops it. SAFETY: no memory argument.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) }) {
+            Ok(_) => {}
+            Err(Errno::EINVAL) if number > 0 => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

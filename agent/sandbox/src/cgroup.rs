@@ -1,0 +1,457 @@
+//! Control groups, v1 and v2 behind one type (cgroups(7), kernel `cgroup-v2.rst`). Each launcher has a group of its own
+//! below the one it was started in, and each sandbox one below that. A lock on the directory tells a living launcher's
+//! group from what a crash left.
+//!
+//! Why not a cgroup library: limits are written by descriptor on the hot path, clone3 needs the directory's descriptor,
+//! and the ones at hand draw a D-Bus client into the one privileged process.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::Mode;
+use nix::unistd::UnlinkatFlags;
+
+use crate::error::{Failure, Stage};
+use crate::host::CgroupLayout;
+use crate::protection::{Missing, Protection};
+use crate::spec::Limits;
+
+/// A controller that limits come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Controller {
+    Memory,
+    Cpu,
+    Pids,
+}
+
+impl Controller {
+    const ALL: [Controller; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+        }
+    }
+
+    const fn protection(self) -> Protection {
+        match self {
+            Self::Memory => Protection::MemoryLimit,
+            Self::Cpu => Protection::CpuLimit,
+            Self::Pids => Protection::PidsLimit,
+        }
+    }
+}
+
+/// The launcher's own groups: one per controller with v1, one for all with v2.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    pub layout: CgroupLayout,
+    bases: Vec<Base>,
+    /// Why a limit is not possible.
+    pub missing: Vec<Missing>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Base {
+    controllers: Vec<Controller>,
+    path: PathBuf,
+    /// Held as long as the launcher lives, so that nobody takes its groups for a leftover.
+    lock: Option<Flock<fs::File>>,
+}
+
+/// One hierarchy as mounted here.
+struct Hierarchy {
+    controllers: Vec<Controller>,
+    own: PathBuf,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies, removes what dead launchers left, makes this launcher's groups. What is not possible is in
+    /// [`Cgroups::missing`].
+    pub(crate) fn new(name: &str) -> Self {
+        let (layout, hierarchies) = hierarchies();
+        let mut cgroups = Self { layout, bases: Vec::new(), missing: Vec::new(), next: 0 };
+        for controller in Controller::ALL {
+            if !hierarchies.iter().any(|hierarchy| hierarchy.controllers.contains(&controller)) {
+                cgroups.lack(controller, format!("no {} controller is mounted here", controller.name()));
+            }
+        }
+        for hierarchy in hierarchies {
+            sweep(&hierarchy.own, name);
+            if layout == CgroupLayout::V2 {
+                if let Err(reason) = delegate(&hierarchy) {
+                    for controller in &hierarchy.controllers {
+                        cgroups.lack(*controller, reason.clone());
+                    }
+                    continue;
+                }
+            }
+            match base(&hierarchy, name) {
+                Ok(base) => cgroups.bases.push(base),
+                Err(error) => {
+                    let reason = format!(
+                        "{} is not ours to write ({error}); run as root or in a delegated cgroup (systemd: Delegate=yes)",
+                        hierarchy.own.display()
+                    );
+                    for controller in &hierarchy.controllers {
+                        cgroups.lack(*controller, reason.clone());
+                    }
+                }
+            }
+        }
+        if layout == CgroupLayout::V2 {
+            cgroups.enable();
+        }
+        cgroups
+    }
+
+    fn lack(&mut self, controller: Controller, reason: String) {
+        if !self.missing.iter().any(|missing| missing.protection == controller.protection()) {
+            self.missing.push(Missing { protection: controller.protection(), reason });
+        }
+    }
+
+    /// v2: hands the controllers on to the sandboxes' groups; those that the kernel does not give are lacking.
+    fn enable(&mut self) {
+        let mut lacking = Vec::new();
+        for base in &mut self.bases {
+            base.controllers.retain(|controller| {
+                let written = fs::write(base.path.join("cgroup.subtree_control"), format!("+{}", controller.name()));
+                if let Err(error) = &written {
+                    lacking.push((*controller, format!("the {} controller can't be enabled: {error}", controller.name())));
+                }
+                written.is_ok()
+            });
+        }
+        for (controller, reason) in lacking {
+            self.lack(controller, reason);
+        }
+    }
+
+    /// Whether a controller is at hand.
+    pub(crate) fn has(&self, controller: Controller) -> bool {
+        self.bases.iter().any(|base| base.controllers.contains(&controller))
+    }
+
+    /// The launcher's directories, for whoever cleans up after it.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        self.bases.iter().map(|base| base.path.clone()).collect()
+    }
+
+    /// Makes the groups of one sandbox.
+    pub(crate) fn create(&mut self) -> Result<Group, Failure> {
+        self.next += 1;
+        let mut group = Group { layout: self.layout, parts: Vec::new() };
+        for base in &self.bases {
+            let path = base.path.join(self.next.to_string());
+            let failed = |errno| Failure::new(Stage::Cgroup, path.display().to_string(), errno);
+            nix::unistd::mkdir(&path, Mode::from_bits_truncate(0o755)).map_err(failed)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let directory = nix::fcntl::open(&path, flags, Mode::empty()).map_err(failed)?;
+            group.parts.push(Part { controllers: base.controllers.clone(), directory, path });
+        }
+        Ok(group)
+    }
+
+    /// Removes the launcher's own groups; those of sandboxes must be gone.
+    pub(crate) fn remove(&mut self) {
+        for base in self.bases.drain(..) {
+            drop(base.lock);
+            remove_below(&base.path);
+        }
+    }
+}
+
+/// The groups of one sandbox. Dropping does not remove them: see [`Group::remove`].
+#[derive(Debug)]
+pub(crate) struct Group {
+    layout: CgroupLayout,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    controllers: Vec<Controller>,
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+/// What a group counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub peak_memory: Option<u64>,
+    pub oom_kills: u64,
+    pub peak_pids: Option<u64>,
+    pub refused_forks: u64,
+}
+
+impl Group {
+    /// v2: the directory to clone into.
+    pub(crate) fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        match self.layout {
+            CgroupLayout::V2 => self.parts.first().map(|part| part.directory.as_fd()),
+            CgroupLayout::V1 | CgroupLayout::Absent => None,
+        }
+    }
+
+    /// v1: the files that a process writes `0` into to enter. Opened here, since the kernel asks who opened.
+    pub(crate) fn entries(&self) -> Result<Vec<OwnedFd>, Failure> {
+        if self.layout == CgroupLayout::V2 {
+            return Ok(Vec::new());
+        }
+        self.parts.iter().map(|part| part.open("cgroup.procs", OFlag::O_WRONLY)).collect()
+    }
+
+    fn part(&self, controller: Controller) -> Option<&Part> {
+        self.parts.iter().find(|part| part.controllers.contains(&controller))
+    }
+
+    /// Writes every limit; one that was asked for and has no controller is skipped: the caller has refused or reported it.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<(), Failure> {
+        let v2 = self.layout == CgroupLayout::V2;
+        if let (Some(part), Some(memory)) = (self.part(Controller::Memory), limits.memory) {
+            let swap = limits.swap;
+            if v2 {
+                part.write("memory.max", &memory.to_string())?;
+                if let Some(swap) = swap {
+                    part.write_if_there("memory.swap.max", &swap.to_string())?;
+                }
+                part.write("memory.oom.group", "1")?;
+            } else {
+                part.write("memory.limit_in_bytes", &memory.to_string())?;
+                if let Some(swap) = swap {
+                    part.write_if_there("memory.memsw.limit_in_bytes", &memory.saturating_add(swap).to_string())?;
+                }
+            }
+        }
+        if let (Some(part), Some(milli)) = (self.part(Controller::Cpu), limits.cpu_milli) {
+            let quota = u64::from(milli.max(10)) * 100;
+            if v2 {
+                part.write("cpu.max", &format!("{quota} 100000"))?;
+            } else {
+                part.write("cpu.cfs_period_us", "100000")?;
+                part.write("cpu.cfs_quota_us", &quota.to_string())?;
+            }
+        }
+        if let (Some(part), Some(pids)) = (self.part(Controller::Pids), limits.pids) {
+            part.write("pids.max", &pids.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// v1: a descriptor that becomes readable when the kernel runs out of memory in this group. v2 kills the group itself.
+    pub(crate) fn oom_notice(&self) -> Result<Option<EventFd>, Failure> {
+        let Some(part) = self.part(Controller::Memory).filter(|_| self.layout == CgroupLayout::V1) else {
+            return Ok(None);
+        };
+        let failed = |errno| Failure::new(Stage::Cgroup, "eventfd", errno);
+        let notice = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
+        let control = part.open("memory.oom_control", OFlag::O_RDONLY)?;
+        use std::os::fd::AsRawFd;
+        part.write("cgroup.event_control", &format!("{} {}", notice.as_fd().as_raw_fd(), control.as_raw_fd()))?;
+        Ok(Some(notice))
+    }
+
+    /// What was counted; zeros where nothing counts.
+    pub(crate) fn counts(&self) -> Counts {
+        let v2 = self.layout == CgroupLayout::V2;
+        let number = |controller, file: &str| {
+            self.part(controller).and_then(|part| part.read(file)).and_then(|text| text.trim().parse().ok())
+        };
+        let field = |controller, file: &str, key: &str| -> Option<u64> {
+            let text = self.part(controller)?.read(file)?;
+            text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+        };
+        let (peak, events) =
+            if v2 { ("memory.peak", "memory.events") } else { ("memory.max_usage_in_bytes", "memory.oom_control") };
+        Counts {
+            peak_memory: number(Controller::Memory, peak),
+            oom_kills: field(Controller::Memory, events, "oom_kill ").unwrap_or(0),
+            peak_pids: number(Controller::Pids, "pids.peak"),
+            refused_forks: field(Controller::Pids, "pids.events", "max ").unwrap_or(0),
+        }
+    }
+
+    /// v2: kills everything in it (5.14). With v1 killing init does the same, since the process tree dies with it.
+    pub(crate) fn kill(&self) {
+        if self.layout == CgroupLayout::V2 {
+            for part in &self.parts {
+                // Before 5.14 there is no such file, and killing init has to do.
+                let _ = part.write("cgroup.kill", "1");
+            }
+        }
+    }
+
+    /// Removes the groups; what is still busy stays for the next call. Whether all are gone.
+    pub(crate) fn remove(&mut self) -> bool {
+        self.parts.retain(|part| match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &part.path, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => false,
+            Err(_) => true,
+        });
+        self.parts.is_empty()
+    }
+}
+
+impl Part {
+    fn open(&self, file: &str, flags: OFlag) -> Result<OwnedFd, Failure> {
+        nix::fcntl::openat(&self.directory, file, flags | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| Failure::new(Stage::Cgroup, self.path.join(file).display().to_string(), errno))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), Failure> {
+        let opened = self.open(file, OFlag::O_WRONLY)?;
+        nix::unistd::write(&opened, text.as_bytes()).map(drop).map_err(|errno| {
+            Failure::new(Stage::Cgroup, format!("{} = {text}", self.path.join(file).display()), errno)
+        })
+    }
+
+    /// For files that exist only where the kernel counts swap.
+    fn write_if_there(&self, file: &str, text: &str) -> Result<(), Failure> {
+        match self.write(file, text) {
+            Err(failure) if failure.errno == libc::ENOENT => Ok(()),
+            result => result,
+        }
+    }
+
+    fn read(&self, file: &str) -> Option<String> {
+        let opened = self.open(file, OFlag::O_RDONLY).ok()?;
+        let mut bytes = [0; 4096];
+        let length = nix::unistd::read(&opened, &mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+}
+
+/// Removes a launcher's group and those of its sandboxes, as far as they are empty.
+pub(crate) fn remove_below(base: &Path) {
+    if let Ok(entries) = fs::read_dir(base) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                // Busy ones hold living processes; whoever holds those removes it.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+    }
+    let _ = fs::remove_dir(base);
+}
+
+/// Removes what dead launchers left: groups of our naming whose lock nobody holds.
+fn sweep(own: &Path, name: &str) {
+    let Ok(entries) = fs::read_dir(own) else { return };
+    for entry in entries.flatten() {
+        let ours = entry
+            .file_name()
+            .to_str()
+            .and_then(|text| text.strip_prefix(name)?.strip_prefix('-')?.split_once('-'))
+            .is_some_and(|(pid, start)| pid.parse::<u32>().is_ok() && start.parse::<u64>().is_ok());
+        if !ours {
+            continue;
+        }
+        let Ok(directory) = fs::File::open(entry.path()) else { continue };
+        if Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok() {
+            remove_below(&entry.path());
+        }
+    }
+}
+
+fn base(hierarchy: &Hierarchy, name: &str) -> std::io::Result<Base> {
+    let start = fs::read_to_string("/proc/self/stat")?
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(19).map(str::to_owned))
+        .unwrap_or_default();
+    let path = hierarchy.own.join(format!("{name}-{}-{start}", std::process::id()));
+    fs::create_dir(&path)?;
+    let lock = Flock::lock(fs::File::open(&path)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+    Ok(Base { controllers: hierarchy.controllers.clone(), path, lock: Some(lock) })
+}
+
+/// v2: a group that hands controllers on may hold no process itself. Moves ours into a leaf of its own, where that is
+/// needed; anyone else's process there makes it impossible.
+fn delegate(hierarchy: &Hierarchy) -> Result<(), String> {
+    let control = hierarchy.own.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&control).unwrap_or_default();
+    let wanted: Vec<&Controller> = hierarchy
+        .controllers
+        .iter()
+        .filter(|controller| !enabled.split_whitespace().any(|word| word == controller.name()))
+        .collect();
+    let write_all = || wanted.iter().try_for_each(|controller| fs::write(&control, format!("+{}", controller.name())));
+    if write_all().is_ok() {
+        return Ok(());
+    }
+    let explain = |error: std::io::Error| {
+        format!(
+            "{} does not hand its controllers on ({error}); run under a unit with Delegate=yes",
+            hierarchy.own.display()
+        )
+    };
+    let leaf = hierarchy.own.join("caisson-leaf");
+    match fs::create_dir(&leaf) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(explain(error)),
+        _ => {}
+    }
+    for pid in [std::process::id(), nix::unistd::getppid().as_raw() as u32] {
+        fs::write(leaf.join("cgroup.procs"), pid.to_string()).map_err(explain)?;
+    }
+    write_all().map_err(explain)
+}
+
+/// The hierarchies with our controllers, and our own group in each.
+fn hierarchies() -> (CgroupLayout, Vec<Hierarchy>) {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut v1 = Vec::new();
+    let mut v2 = None;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(number), Some(names), Some(group)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let names: Vec<&str> = names.split(',').collect();
+        let controllers: Vec<Controller> =
+            Controller::ALL.into_iter().filter(|controller| names.contains(&controller.name())).collect();
+        if number == "0" {
+            v2 = mounted(&mounts, "cgroup2", None, group);
+        } else if let Some(first) = controllers.first() {
+            if let Some(own) = mounted(&mounts, "cgroup", Some(first.name()), group) {
+                v1.push(Hierarchy { controllers, own });
+            }
+        }
+    }
+    if !v1.is_empty() {
+        return (CgroupLayout::V1, v1);
+    }
+    let Some(own) = v2 else { return (CgroupLayout::Absent, Vec::new()) };
+    let available = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+    let controllers = Controller::ALL
+        .into_iter()
+        .filter(|controller| available.split_whitespace().any(|word| word == controller.name()))
+        .collect();
+    (CgroupLayout::V2, vec![Hierarchy { controllers, own }])
+}
+
+/// Where our group of a hierarchy is seen: mountinfo of proc(5) names root and mount point.
+fn mounted(mounts: &str, kind: &str, controller: Option<&str>, group: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut after = after.split(' ');
+        if after.next()? != kind {
+            return None;
+        }
+        let options = after.nth(1)?;
+        if let Some(controller) = controller {
+            if !options.split(',').any(|option| option == controller) {
+                return None;
+            }
+        }
+        let mut before = before.split(' ').skip(3);
+        let (root, point) = (before.next()?, before.next()?);
+        let below = if root == "/" { group } else { group.strip_prefix(root)? };
+        Some(Path::new(point).join(below.trim_start_matches('/')))
+    })
+}

@@ -1,0 +1,70 @@
+//! System call lists as data.
+
+mod dangerous;
+mod default;
+mod numbers;
+
+pub(crate) use dangerous::DANGEROUS;
+pub(crate) use default::DEFAULT;
+pub(crate) use numbers::number;
+
+/// One allowed call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub name: &'static str,
+    pub rule: Rule,
+    /// Why it is allowed.
+    #[allow(dead_code, reason = "read by people, and by the test that demands one")]
+    pub reason: &'static str,
+}
+
+/// With which arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    /// Any.
+    Always,
+    /// `clone` without namespace flags.
+    NoNamespaces,
+    /// `socket` of local, internet and route families.
+    Sockets,
+    /// `socket` and `socketpair` of the local family.
+    LocalSockets,
+    /// `ioctl` but not TIOCSTI and TIOCLINUX.
+    NoTerminalInjection,
+    /// `personality` to ask, or for what changes nothing that protects.
+    Personalities,
+}
+
+/// All bits of clone(2) that make a namespace, time included (which clone takes as part of the exit signal).
+pub(crate) const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+/// What the strict profile takes out of the default one.
+pub(crate) const NOT_STRICT: &[&str] = &[
+    "mlock", "mlock2", "mlockall", "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semctl", "semtimedop",
+    "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify",
+    "mq_getsetattr", "io_setup", "io_destroy", "io_submit", "io_cancel", "io_getevents", "setuid", "setgid", "setreuid",
+    "setregid", "setresuid", "setresgid", "setgroups", "setfsuid", "setfsgid", "capset", "mknod", "mknodat",
+    "personality", "mbind", "set_mempolicy", "get_mempolicy", "pidfd_open", "pidfd_send_signal",
+];
+
+/// What no addition may allow: each makes namespaces, mounts, loads code into the kernel, or has arguments that no filter
+/// can look at.
+pub(crate) const NEVER: &[&str] = &[
+    "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick",
+    "open_tree", "move_mount", "mount_setattr", "kexec_load", "kexec_file_load", "init_module", "finit_module",
+    "delete_module", "bpf", "open_by_handle_at", "reboot", "swapon", "swapoff", "iopl", "ioperm", "io_uring_setup",
+    "io_uring_enter", "io_uring_register",
+];
+
+/// What init of a sandbox calls after it has started the step.
+pub(crate) const INIT: &[&str] = &[
+    "read", "write", "close", "poll", "ppoll", "recvmsg", "sendmsg", "wait4", "kill", "exit", "exit_group", "mmap",
+    "munmap", "mremap", "brk", "madvise", "rt_sigreturn", "rt_sigprocmask", "rt_sigaction", "sigaltstack",
+    "clock_gettime", "restart_syscall", "futex", "getrandom",
+];

@@ -1,0 +1,302 @@
+//! The file tree of a sandbox, built by init in the ground's copy and pivoted into: the closed root, then what every
+//! sandbox has, then what the spec lists, secrets last. Targets are walked component by component from the new root and
+//! never through a symbolic link, so that nothing an earlier step left in a layer can redirect a mount.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
+
+use crate::error::{Failure, Stage};
+use crate::ground;
+use crate::plan::{Build, Plan};
+use crate::spec::Identity;
+use crate::sys::{self, MountChange};
+
+/// Of /proc, hidden behind an empty file: what tells of the kernel or of others, or acts on the host.
+const HIDDEN_FILES: [&str; 8] =
+    ["kcore", "keys", "key-users", "kallsyms", "timer_list", "latency_stats", "sysrq-trigger", "kmsg"];
+/// Hidden behind an empty directory.
+const HIDDEN_DIRECTORIES: [&str; 4] = ["acpi", "asound", "scsi", "bus"];
+/// Seen but never written. What lies directly in /proc and belongs to the host's root is kept by its permissions.
+const READ_ONLY: [&str; 4] = ["sys", "irq", "fs", "driver"];
+
+/// Bytes of the root and of all its `File`s.
+const ROOT_SIZE: &CStr = c"64m";
+
+/// Builds the tree and makes it the root.
+pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<(), Failure> {
+    let base = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| Failure::new(Stage::Root, "ground", errno))?;
+    let mut builds = plan.builds.as_slice();
+    let failed = |errno| Failure::new(Stage::Root, "", errno);
+    let (root, own) = match builds.split_first() {
+        Some((Build::Attach { target, tree, directory: true }, rest)) if target == Path::new("/") => {
+            builds = rest;
+            (open_same(tree_at(&trees, *tree)?).map_err(failed)?, false)
+        }
+        _ => {
+            let options = [(c"mode", c"0755"), (c"size", ROOT_SIZE), (c"nr_inodes", c"16k")];
+            let attributes = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV;
+            (ground::tmpfs(&options, attributes).map_err(failed)?, true)
+        }
+    };
+    ground::attach(&root, ground::NEW_ROOT).map_err(failed)?;
+    let tree = Tree { root: &root, own, plan };
+    tree.proc(&base)?;
+    tree.dev(&base)?;
+    let size = CString::new(plan.tmp_size.to_string()).map_err(|_| failed(Errno::EINVAL))?;
+    let options = [(c"mode", c"1777"), (c"size", size.as_c_str()), (c"nr_inodes", c"1m")];
+    let tmp = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
+    tree.attach(&tmp, Path::new("/tmp"), true, Stage::Root)?;
+    tree.directory(Path::new("/run"), Stage::Root)?;
+    for build in builds {
+        tree.add(build, &trees)?;
+    }
+    if let Some(secrets) = plan.secrets {
+        tree.attach(tree_at(&trees, secrets)?, Path::new("/run/secrets"), true, Stage::Secrets)?;
+    }
+    if own {
+        // Last, since every mount point above had to be made in it.
+        let change = MountChange { set: sys::MOUNT_ATTR_RDONLY, ..MountChange::default() };
+        sys::mount_setattr(root.as_fd(), &change).map_err(failed)?;
+    }
+    let pivot = |errno| Failure::new(Stage::Pivot, "", errno);
+    nix::unistd::fchdir(&root).map_err(pivot)?;
+    // Both the same directory: the old root comes to lie on top of the new one, and is taken off (pivot_root(2)).
+    nix::unistd::pivot_root(".", ".").map_err(pivot)?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(pivot)?;
+    nix::unistd::chdir("/").map_err(pivot)
+}
+
+fn tree_at(trees: &[OwnedFd], at: usize) -> Result<&OwnedFd, Failure> {
+    trees.get(at).ok_or_else(|| Failure::rule(Stage::Mount, "a mount is missing"))
+}
+
+fn open_same(tree: &OwnedFd) -> Result<OwnedFd, Errno> {
+    nix::unistd::dup(tree).and_then(|copy| {
+        nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        Ok(copy)
+    })
+}
+
+struct Tree<'a> {
+    root: &'a OwnedFd,
+    /// Whether the root is our own tmpfs and not something of the spec.
+    own: bool,
+    plan: &'a Plan,
+}
+
+impl Tree<'_> {
+    /// Opens a path below the root, through no link of any kind.
+    fn open(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        let resolve =
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        openat2(self.root, below, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+    }
+
+    /// Makes a directory and its parents where missing, and opens it.
+    fn directory(&self, path: &Path, stage: Stage) -> Result<OwnedFd, Failure> {
+        let failed = |errno| Failure::new(stage, path.display().to_string(), errno);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        match self.open(path, flags) {
+            Err(Errno::ENOENT) => {}
+            result => return result.map_err(failed),
+        }
+        let mut at = std::path::PathBuf::from("/");
+        let mut parent = self.open(&at, flags).map_err(failed)?;
+        for component in path.components() {
+            match component {
+                Component::RootDir => continue,
+                Component::Normal(name) => {
+                    match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Err(errno) => return Err(failed(errno)),
+                    }
+                    at.push(name);
+                    parent = self.open(&at, flags).map_err(failed)?;
+                }
+                _ => return Err(Failure::rule(stage, format!("{}: names more than components", path.display()))),
+            }
+        }
+        Ok(parent)
+    }
+
+    fn parent<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p OsStr), Failure> {
+        let rule = || Failure::rule(Stage::Mount, format!("{}: no name to make", path.display()));
+        let (parent, name) = (path.parent().ok_or_else(rule)?, path.file_name().ok_or_else(rule)?);
+        Ok((self.directory(parent, Stage::Mount)?, name))
+    }
+
+    /// Attaches a mount, on a directory or file that is made where missing.
+    fn attach(&self, mount: &OwnedFd, target: &Path, directory: bool, stage: Stage) -> Result<(), Failure> {
+        let failed = |errno| Failure::new(stage, target.display().to_string(), errno);
+        let point = if directory {
+            self.directory(target, stage)?
+        } else {
+            match self.open(target, OFlag::O_PATH) {
+                Ok(point) => point,
+                Err(Errno::ENOENT) => {
+                    let (parent, name) = self.parent(target)?;
+                    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+                    nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o444)).map_err(failed)?;
+                    self.open(target, OFlag::O_PATH).map_err(failed)?
+                }
+                Err(errno) => return Err(failed(errno)),
+            }
+        };
+        sys::move_mount(mount.as_fd(), point.as_fd()).map_err(failed)
+    }
+
+    fn proc(&self, base: &OwnedFd) -> Result<(), Failure> {
+        let failed = |subject: &'static str| move |errno| Failure::new(Stage::Proc, subject, errno);
+        let context = sys::fsopen(c"proc").map_err(failed("fsopen"))?;
+        if let Identity::User { .. } = self.plan.identity {
+            // Processes of other ids, init among them, are not shown (proc(5), per mount since 5.8).
+            sys::fsconfig(context.as_fd(), c"hidepid", Some(c"invisible")).map_err(failed("hidepid"))?;
+        }
+        let attributes = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+        let proc = sys::fsmount(context.as_fd(), attributes).map_err(failed(""))?;
+        self.attach(&proc, Path::new("/proc"), true, Stage::Proc)?;
+        for (names, cover) in
+            [(HIDDEN_FILES.as_slice(), ground::EMPTY_FILE), (HIDDEN_DIRECTORIES.as_slice(), ground::EMPTY_DIRECTORY)]
+        {
+            for name in names {
+                let Some(point) = entry(&proc, name)? else { continue };
+                let cover = sys::open_tree(base.as_fd(), cover, sys::OPEN_TREE_CLONE).map_err(failed(name))?;
+                let change = MountChange { set: attributes | sys::MOUNT_ATTR_RDONLY, ..MountChange::default() };
+                sys::mount_setattr(cover.as_fd(), &change).map_err(failed(name))?;
+                sys::move_mount(cover.as_fd(), point.as_fd()).map_err(failed(name))?;
+            }
+        }
+        for name in READ_ONLY {
+            let Some(point) = entry(&proc, name)? else { continue };
+            let copy = sys::open_tree(point.as_fd(), c"", sys::OPEN_TREE_CLONE).map_err(failed(name))?;
+            let change = MountChange { set: attributes | sys::MOUNT_ATTR_RDONLY, ..MountChange::default() };
+            sys::mount_setattr(copy.as_fd(), &change).map_err(failed(name))?;
+            sys::move_mount(copy.as_fd(), point.as_fd()).map_err(failed(name))?;
+        }
+        Ok(())
+    }
+
+    fn dev(&self, base: &OwnedFd) -> Result<(), Failure> {
+        let failed = |subject: &'static str| move |errno| Failure::new(Stage::Dev, subject, errno);
+        let tree = sys::open_tree(base.as_fd(), ground::DEV, sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE)
+            .map_err(failed("nodes"))?;
+        self.attach(&tree, Path::new("/dev"), true, Stage::Dev)?;
+        let context = sys::fsopen(c"devpts").map_err(failed("pts"))?;
+        sys::fsconfig(context.as_fd(), c"newinstance", None).map_err(failed("pts"))?;
+        sys::fsconfig(context.as_fd(), c"ptmxmode", Some(c"0666")).map_err(failed("pts"))?;
+        sys::fsconfig(context.as_fd(), c"mode", Some(c"0600")).map_err(failed("pts"))?;
+        let attributes = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NOEXEC;
+        let pts = sys::fsmount(context.as_fd(), attributes).map_err(failed("pts"))?;
+        self.attach(&pts, Path::new("/dev/pts"), true, Stage::Dev)?;
+        let size = CString::new(self.plan.shm_size.to_string()).map_err(|_| failed("shm")(Errno::EINVAL))?;
+        let options = [(c"mode", c"1777"), (c"size", size.as_c_str()), (c"nr_inodes", c"64k")];
+        let shm = ground::tmpfs(&options, attributes | sys::MOUNT_ATTR_NODEV).map_err(failed("shm"))?;
+        self.attach(&shm, Path::new("/dev/shm"), true, Stage::Dev)
+    }
+
+    fn add(&self, build: &Build, trees: &[OwnedFd]) -> Result<(), Failure> {
+        let target = build.target();
+        let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
+        match build {
+            Build::Attach { target, tree, directory } => {
+                self.attach(tree_at(trees, *tree)?, target, *directory, Stage::Mount)
+            }
+            Build::Tmpfs { target, size, inodes, mode } => {
+                let text = |value: String| CString::new(value).map_err(|_| failed(Errno::EINVAL));
+                let (uid, gid) = (self.plan.identity.uid(), self.plan.identity.gid());
+                let (size, inodes) = (text(size.to_string())?, text(inodes.to_string())?);
+                let (mode, uid, gid) = (text(format!("{mode:o}"))?, text(uid.to_string())?, text(gid.to_string())?);
+                let options = [
+                    (c"size", size.as_c_str()),
+                    (c"nr_inodes", &inodes),
+                    (c"mode", &mode),
+                    (c"uid", &uid),
+                    (c"gid", &gid),
+                ];
+                let mount =
+                    ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
+                self.attach(&mount, target, true, Stage::Mount)
+            }
+            Build::Directory { target, mode } => {
+                let (parent, name) = self.parent(target)?;
+                match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) => {}
+                    // One that a layer brings keeps its owner and mode.
+                    Err(Errno::EEXIST) => return self.directory(target, Stage::Mount).map(drop),
+                    Err(errno) => return Err(failed(errno)),
+                }
+                let (uid, gid) = (self.plan.identity.uid(), self.plan.identity.gid());
+                let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+                fchownat(&parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags).map_err(failed)?;
+                let mode = Mode::from_bits_truncate(*mode & 0o7777);
+                fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink).map_err(failed)
+            }
+            Build::File { target, content, mode } => self.file(target, content, *mode),
+            Build::Symlink { target, to } => {
+                let (parent, name) = self.parent(target)?;
+                match nix::unistd::symlinkat(to, &parent, name) {
+                    // In a layer that an earlier step had, the link is there already.
+                    Err(Errno::EEXIST) if nix::fcntl::readlinkat(&parent, name).is_ok_and(|says| says == *to) => Ok(()),
+                    result => result.map_err(failed),
+                }
+            }
+        }
+    }
+
+    /// On the closed root the file is simply made. Anywhere else it is mounted over the name, so that it is neither written
+    /// into a layer nor changed by whoever owns that.
+    fn file(&self, target: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+        let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
+        let (parent, name) = self.parent(target)?;
+        let on_root = self.own && fstat(&parent).map_err(failed)?.st_dev == fstat(self.root).map_err(failed)?.st_dev;
+        let mode = Mode::from_bits_truncate(mode & 0o777);
+        if on_root {
+            return write_new(&parent, name, content, mode).map_err(failed);
+        }
+        let size = CString::new((content.len() + 16384).to_string()).map_err(|_| failed(Errno::EINVAL))?;
+        let options = [(c"mode", c"0755"), (c"size", size.as_c_str())];
+        let stash = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
+        write_new(&stash, OsStr::new("file"), content, mode).map_err(failed)?;
+        // A copy of a mount can be taken of attached ones only: attach, copy the file, detach.
+        ground::attach(&stash, ground::STAGING).map_err(failed)?;
+        let copied = sys::open_tree(AT_FDCWD, c"/stage/file", sys::OPEN_TREE_CLONE);
+        umount2(ground::STAGING, MntFlags::MNT_DETACH).map_err(failed)?;
+        let copied = copied.map_err(failed)?;
+        let set = sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV;
+        sys::mount_setattr(copied.as_fd(), &MountChange { set, ..MountChange::default() }).map_err(failed)?;
+        self.attach(&copied, target, false, Stage::Mount)
+    }
+}
+
+fn write_new(parent: &OwnedFd, name: &OsStr, content: &[u8], mode: Mode) -> Result<(), Errno> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::openat(parent, name, flags, Mode::from_bits_truncate(0o600))?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        match nix::unistd::write(&file, rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    fchmod(&file, mode)
+}
+
+/// An entry of the fresh /proc, if this kernel has it.
+fn entry(proc: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, Failure> {
+    match nix::fcntl::openat(proc, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(Failure::new(Stage::Proc, name, errno)),
+    }
+}

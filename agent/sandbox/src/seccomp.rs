@@ -1,0 +1,237 @@
+//! The system call filter: profiles are data, compiled once to a balanced tree of ranges (seccomp(2), 3.17). Wrong
+//! architecture and x32 kill; allowed calls pass, some only with certain arguments; known dangerous ones answer EPERM so
+//! that a person sees a refusal; all others ENOSYS, so that the C library falls back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use seccompiler::sock_filter;
+
+use crate::error::{Failure, Stage};
+use crate::plan::Instruction;
+use crate::profiles::{self, Rule};
+use crate::spec::{Filter, Profile};
+
+const LOAD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER_EQUAL: u16 = 0x35;
+const AND: u16 = 0x54;
+const RETURN: u16 = 0x06;
+
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ALLOW: u32 = 0x7fff_0000;
+const KILL: u32 = 0x8000_0000;
+const ERRNO: u32 = 0x0005_0000;
+
+#[cfg(target_arch = "x86_64")]
+const OUR_ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const OUR_ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// The first number of the x32 interface; no other architecture has numbers as high.
+const X32: u32 = 0x4000_0000;
+
+/// What happens to one call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Verdict {
+    /// Return this value.
+    Fixed(u32),
+    /// Look at an argument.
+    Test(Rule),
+}
+
+/// Compiles a filter for the step.
+///
+/// # Errors
+/// A rule of [`Stage::Seccomp`] when an addition is unknown or would open the sandbox itself.
+pub(crate) fn compile(filter: &Filter) -> Result<Vec<Instruction>, Failure> {
+    let mut verdicts = BTreeMap::new();
+    for name in profiles::DANGEROUS {
+        if let Some(number) = profiles::number(name) {
+            verdicts.insert(number, Verdict::Fixed(ERRNO | libc::EPERM as u32));
+        }
+    }
+    let strict = filter.profile == Profile::Strict;
+    for entry in profiles::DEFAULT {
+        if strict && profiles::NOT_STRICT.contains(&entry.name) {
+            continue;
+        }
+        let Some(number) = profiles::number(entry.name) else { continue };
+        let verdict = match entry.rule {
+            Rule::Always => Verdict::Fixed(ALLOW),
+            Rule::Sockets if strict => Verdict::Test(Rule::LocalSockets),
+            rule => Verdict::Test(rule),
+        };
+        verdicts.insert(number, verdict);
+    }
+    for name in &filter.additions {
+        let refused = |why: &str| Failure::rule(Stage::Seccomp, format!("addition {name}: {why}"));
+        let number = profiles::number(name).ok_or_else(|| refused("no such system call here"))?;
+        if profiles::NEVER.contains(&name.as_str()) {
+            return Err(refused("would open the sandbox itself"));
+        }
+        verdicts.insert(number, Verdict::Fixed(ALLOW));
+    }
+    Ok(assemble(&verdicts))
+}
+
+/// The filter of init: what reaping and reporting needs, whatever the profile.
+pub(crate) fn init() -> Vec<Instruction> {
+    let mut verdicts = BTreeMap::new();
+    for name in profiles::INIT {
+        if let Some(number) = profiles::number(name) {
+            verdicts.insert(number, Verdict::Fixed(ALLOW));
+        }
+    }
+    assemble(&verdicts)
+}
+
+/// Loads a filter into the calling thread; no_new_privs must be set.
+pub(crate) fn load(filter: &[Instruction]) -> Result<(), nix::errno::Errno> {
+    let program: Vec<sock_filter> =
+        filter.iter().map(|(code, jt, jf, k)| sock_filter { code: *code, jt: *jt, jf: *jf, k: *k }).collect();
+    seccompiler::apply_filter(&program).map_err(|error| match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {
+            nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL))
+        }
+        _ => nix::errno::Errno::EINVAL,
+    })
+}
+
+/// Lays out: architecture and x32, then a binary search over ranges of equal verdict, then the verdicts.
+fn assemble(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Instruction> {
+    let unknown = Verdict::Fixed(ERRNO | libc::ENOSYS as u32);
+    let mut ranges: Vec<(u32, &Verdict)> = vec![(0, &unknown)];
+    let mut push = |start: u32, verdict| match ranges.last_mut() {
+        Some(last) if last.0 == start => *last = (start, verdict),
+        Some(last) if last.1 == verdict => {}
+        _ => ranges.push((start, verdict)),
+    };
+    let mut next = 0;
+    for (number, verdict) in verdicts {
+        if *number > next {
+            push(next, &unknown);
+        }
+        push(*number, verdict);
+        next = number + 1;
+    }
+    push(next, &unknown);
+    // A range that took over its predecessor's verdict at the same start leaves equal neighbours; merge them.
+    ranges.dedup_by(|after, before| after.1 == before.1);
+
+    let targets: BTreeSet<&Verdict> = ranges.iter().map(|(_, verdict)| *verdict).collect();
+    let kill = Verdict::Fixed(KILL);
+    let mut nodes = Vec::new();
+    tree(&ranges, &mut nodes);
+
+    // Leaves come after the tree, each once; the tree jumps to them by unconditional jump where they are too far.
+    let mut program = vec![
+        (LOAD, 0, 0, ARCHITECTURE),
+        (JUMP_EQUAL, 1, 0, OUR_ARCHITECTURE),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, NUMBER),
+        (JUMP_GREATER_EQUAL, 0, 1, X32),
+        (RETURN, 0, 0, KILL),
+    ];
+    let base = program.len();
+    let mut leaves: BTreeMap<&Verdict, usize> = BTreeMap::new();
+    let mut tail: Vec<Instruction> = Vec::new();
+    for verdict in targets.into_iter().chain([&kill]) {
+        leaves.insert(verdict, base + nodes.len() + tail.len());
+        match verdict {
+            Verdict::Fixed(value) => tail.push((RETURN, 0, 0, *value)),
+            Verdict::Test(rule) => tail.extend(test(*rule)),
+        }
+    }
+    for (at, node) in nodes.iter().enumerate() {
+        let here = base + at;
+        program.push(match node {
+            Node::Branch { number, high, low } => {
+                (JUMP_GREATER_EQUAL, (high - at - 1) as u8, (low - at - 1) as u8, *number)
+            }
+            // An unconditional jump has a 32-bit distance.
+            Node::Leaf(verdict) => (0x05, 0, 0, (leaves[verdict] - here - 1) as u32),
+        });
+    }
+    program.extend(tail);
+    program
+}
+
+enum Node<'a> {
+    Branch { number: u32, high: usize, low: usize },
+    Leaf(&'a Verdict),
+}
+
+/// Writes the search tree in pre-order; the low side follows its branch at once. Distances stay within 255 since the tree
+/// over n ranges has 2n - 1 nodes and a branch skips one half.
+fn tree<'a>(ranges: &[(u32, &'a Verdict)], nodes: &mut Vec<Node<'a>>) {
+    if let [(_, verdict)] = ranges {
+        nodes.push(Node::Leaf(verdict));
+        return;
+    }
+    let (low, high) = ranges.split_at(ranges.len() / 2);
+    let at = nodes.len();
+    nodes.push(Node::Branch { number: high[0].0, high: 0, low: at + 1 });
+    tree(low, nodes);
+    let start = nodes.len();
+    if let Node::Branch { high, .. } = &mut nodes[at] {
+        *high = start;
+    }
+    tree(high, nodes);
+}
+
+/// The low half of an argument, by its place in `struct seccomp_data`. The kernel takes these arguments as 32 bits.
+const fn low(argument: u32) -> u32 {
+    16 + argument * 8
+}
+
+fn test(rule: Rule) -> Vec<Instruction> {
+    let errno = |number: i32| (RETURN, 0, 0, ERRNO | number as u32);
+    let allow = (RETURN, 0, 0, ALLOW);
+    match rule {
+        Rule::Always => vec![allow],
+        // clone(2): none of the CLONE_NEW* bits.
+        Rule::NoNamespaces => vec![
+            (LOAD, 0, 0, low(0)),
+            (AND, 0, 0, profiles::NAMESPACE_FLAGS),
+            (JUMP_EQUAL, 0, 1, 0),
+            allow,
+            errno(libc::EPERM),
+        ],
+        Rule::Sockets => one_of(
+            low(0),
+            &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32],
+            // AF_NETLINK: its third argument must be NETLINK_ROUTE.
+            &[
+                (JUMP_EQUAL, 0, 3, libc::AF_NETLINK as u32),
+                (LOAD, 0, 0, low(2)),
+                (JUMP_EQUAL, 0, 1, libc::NETLINK_ROUTE as u32),
+                allow,
+                errno(libc::EAFNOSUPPORT),
+            ],
+        ),
+        Rule::LocalSockets => one_of(low(0), &[libc::AF_UNIX as u32], &[errno(libc::EAFNOSUPPORT)]),
+        // Typing into, or pasting into, somebody's terminal.
+        Rule::NoTerminalInjection => vec![
+            (LOAD, 0, 0, low(1)),
+            (JUMP_EQUAL, 2, 0, libc::TIOCSTI as u32),
+            (JUMP_EQUAL, 1, 0, 0x541C),
+            allow,
+            errno(libc::EPERM),
+        ],
+        // personality(2): ask (all ones), or Linux with at most ADDR_NO_RANDOMIZE, and PER_LINUX32 for uname.
+        Rule::Personalities => {
+            one_of(low(0), &[0, 0x0004_0000, 0x0008, 0xffff_ffff], &[errno(libc::EPERM)])
+        }
+    }
+}
+
+fn one_of(offset: u32, values: &[u32], otherwise: &[Instruction]) -> Vec<Instruction> {
+    let mut program = vec![(LOAD, 0, 0, offset)];
+    for value in values {
+        program.push((JUMP_EQUAL, 0, 1, *value));
+        program.push((RETURN, 0, 0, ALLOW));
+    }
+    program.extend_from_slice(otherwise);
+    program
+}

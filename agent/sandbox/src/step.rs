@@ -1,0 +1,152 @@
+//! The step's process between fork and exec: it gives up everything, in an order in which each stage needs what a later
+//! one takes away.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+
+use crate::error::{Failure, Stage};
+use crate::plan::{Plan, Rlimit};
+use crate::spec::Identity;
+use crate::{seccomp, sys};
+
+/// Landlock scopes (landlock(7), ABI 6): abstract sockets and signals stay within.
+const SCOPES: u64 = 0b11;
+
+/// Becomes the program; returns only on failure.
+pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3]) -> Result<Infallible, Failure> {
+    let failed = |stage, subject: &'static str| move |errno| Failure::new(stage, subject, errno);
+    // Its own session: no controlling terminal, and none can be pushed on it since it opens none of the host.
+    nix::unistd::setsid().map_err(failed(Stage::Identity, "session"))?;
+    for (number, stream) in streams.iter().enumerate() {
+        sys::place(stream.as_fd(), number as i32, sys::Inherit::Yes).map_err(failed(Stage::Descriptors, "stream"))?;
+    }
+    rlimits(&plan.rlimits)?;
+    let arguments = arguments(plan)?;
+    let environment = plan
+        .env
+        .iter()
+        .map(|(name, value)| {
+            let (name, value) = (name.as_bytes(), value.as_bytes());
+            string([name, b"=", value].concat(), "environment")
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let programs = candidates(plan)?;
+
+    let keep: CapsHashSet = match plan.identity {
+        Identity::User { .. } => CapsHashSet::new(),
+        Identity::NamespaceRoot => {
+            Identity::ROOT_CAPABILITIES.iter().filter_map(|name| name.parse::<Capability>().ok()).collect()
+        }
+    };
+    // The bounding set first: dropping from it needs a capability that the change of ids takes.
+    sys::drop_bounding(|number| keep.iter().any(|cap| u32::from(cap.index()) == number))
+        .map_err(failed(Stage::Capabilities, "bounding"))?;
+    let (uid, gid) = (Uid::from_raw(plan.identity.uid()), Gid::from_raw(plan.identity.gid()));
+    if !plan.groups_denied {
+        nix::unistd::setgroups(&[gid]).map_err(failed(Stage::Identity, "groups"))?;
+    }
+    nix::unistd::setresgid(gid, gid, gid).map_err(failed(Stage::Identity, "gid"))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(failed(Stage::Identity, "uid"))?;
+    let none = CapsHashSet::new();
+    for (set, value) in [
+        (CapSet::Ambient, &none),
+        (CapSet::Inheritable, &none),
+        (CapSet::Effective, &keep),
+        (CapSet::Permitted, &keep),
+    ] {
+        caps::set(None, set, value).map_err(|_| Failure::new(Stage::Capabilities, format!("{set:?}"), Errno::EPERM))?;
+    }
+    // The change of ids cleared it.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed(Stage::Identity, "death signal"))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    enter(plan)?;
+    nix::sys::prctl::set_no_new_privs().map_err(failed(Stage::NoNewPrivs, ""))?;
+    match sys::landlock_version() {
+        Ok(version) if version >= 6 => sys::landlock_scope(SCOPES).map_err(failed(Stage::Landlock, "scope"))?,
+        // Reported by the launcher as missing.
+        _ => {}
+    }
+    sys::close_on_exec_from(3).map_err(failed(Stage::Descriptors, ""))?;
+    sys::reset_signals().map_err(failed(Stage::Exec, "signals"))?;
+    if let Some(filter) = &plan.filter {
+        seccomp::load(filter).map_err(failed(Stage::Seccomp, ""))?;
+    }
+    let mut error = Errno::ENOENT;
+    for program in &programs {
+        match nix::unistd::execve(program, &arguments, &environment) {
+            Ok(never) => match never {},
+            // As execvp does: a later directory of PATH may have it.
+            Err(errno @ (Errno::ENOENT | Errno::ENOTDIR)) if error == Errno::ENOENT => error = errno,
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(Errno::EACCES) => error = Errno::EACCES,
+            Err(errno) => {
+                error = errno;
+                break;
+            }
+        }
+    }
+    Err(Failure::new(Stage::Exec, plan.program.to_string_lossy(), error))
+}
+
+/// Through no magic link: `/proc/self/cwd` and the like would lead back to where this process comes from.
+fn enter(plan: &Plan) -> Result<(), Failure> {
+    let failed = |errno| Failure::new(Stage::Cwd, plan.cwd.display().to_string(), errno);
+    if !plan.cwd.is_absolute() {
+        return Err(Failure::rule(Stage::Cwd, format!("{}: not an absolute path", plan.cwd.display())));
+    }
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let directory = openat2(AT_FDCWD, &plan.cwd, how).map_err(failed)?;
+    nix::unistd::fchdir(&directory).map_err(failed)
+}
+
+fn rlimits(limits: &[Rlimit]) -> Result<(), Failure> {
+    for limit in limits {
+        let (resource, value) = match *limit {
+            Rlimit::Core(value) => (Resource::RLIMIT_CORE, value),
+            Rlimit::OpenFiles(value) => (Resource::RLIMIT_NOFILE, value),
+            Rlimit::FileSize(value) => (Resource::RLIMIT_FSIZE, value),
+            Rlimit::Processes(value) => (Resource::RLIMIT_NPROC, value),
+        };
+        let failed = |errno| Failure::new(Stage::Rlimit, format!("{resource:?}"), errno);
+        // Hard limits can be lowered by anyone, raised only with a capability of the host: never above ours.
+        let (_, hard) = getrlimit(resource).map_err(failed)?;
+        let value = value.min(hard);
+        setrlimit(resource, value, value).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn string(bytes: Vec<u8>, what: &str) -> Result<CString, Failure> {
+    CString::new(bytes).map_err(|_| Failure::rule(Stage::Exec, format!("{what} has a zero byte")))
+}
+
+fn arguments(plan: &Plan) -> Result<Vec<CString>, Failure> {
+    std::iter::once(&plan.program)
+        .chain(&plan.args)
+        .map(|word| string(word.as_bytes().to_vec(), "argument"))
+        .collect()
+}
+
+/// Where the program may lie: as named, or in each directory of the sandbox's own PATH.
+fn candidates(plan: &Plan) -> Result<Vec<CString>, Failure> {
+    let program = plan.program.as_bytes();
+    if program.contains(&b'/') {
+        return Ok(vec![string(program.to_vec(), "program")?]);
+    }
+    let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes()).unwrap_or_default();
+    path.split(|byte| *byte == b':')
+        .filter(|directory| directory.first() == Some(&b'/'))
+        .map(|directory| string([directory, b"/", program].concat(), "program"))
+        .collect()
+}

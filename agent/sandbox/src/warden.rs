@@ -1,0 +1,63 @@
+//! The warden: a process that does nothing but wait for the launcher's death, and then removes the cgroups that a killed
+//! launcher could not. Sandboxes need no such help: they die with the launcher, and their mounts with them.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::Pid;
+
+use crate::cgroup;
+use crate::error::{Failure, Stage};
+use crate::sys::{self, Forked, Inherit};
+
+/// How long dying processes may keep a group busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The launcher's hold on its warden.
+pub(crate) struct Warden {
+    /// Open as long as the launcher lives.
+    line: OwnedFd,
+    pid: Pid,
+}
+
+impl Warden {
+    /// Starts it over these directories.
+    pub(crate) fn new(directories: Vec<PathBuf>) -> Result<Self, Failure> {
+        let failed = |errno| Failure::new(Stage::Start, "warden", errno);
+        let (end, line) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+        match sys::fork().map_err(failed)? {
+            Forked::Child => {
+                let code = i32::from(watch(&end, &directories).is_err());
+                sys::exit_now(code)
+            }
+            Forked::Parent(pid) => Ok(Self { line, pid }),
+        }
+    }
+
+    /// Ends it, after the launcher has removed everything itself.
+    pub(crate) fn dismiss(self) {
+        drop(self.line);
+        while nix::sys::wait::waitpid(self.pid, None) == Err(Errno::EINTR) {}
+    }
+}
+
+fn watch(end: &OwnedFd, directories: &[PathBuf]) -> Result<(), Errno> {
+    // The end of the line must be the only descriptor of the launcher's that it keeps; the locks on the groups above all
+    // go, or the next launcher would take this one for alive.
+    sys::place(end.as_fd(), 3, Inherit::No)?;
+    sys::close_from(4)?;
+    let end = sys::adopt(3);
+    nix::sys::prctl::set_name(c"caisson-warden")?;
+    let session = nix::unistd::setsid();
+    debug_assert!(session.is_ok(), "a fresh child leads no group");
+    while nix::unistd::read(&end, &mut [0; 1]) == Err(Errno::EINTR) {}
+    let until = Instant::now() + PATIENCE;
+    while directories.iter().any(|directory| directory.exists()) && Instant::now() < until {
+        directories.iter().for_each(|directory| cgroup::remove_below(directory));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
