@@ -17,12 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut spec = Spec::closed(words.next().ok_or("say which program to run")?);
     spec.args = words.collect();
     spec.env = vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())];
-    let directory = |target: &str| Mount::Bind {
-        source: target.into(),
-        target: target.into(),
-        access: Access::ReadOnly,
-        owner: None,
-    };
+    let directory = |target: &str| Mount::Bind { source: target.into(), target: target.into(), access: Access::ReadOnly, owner: None };
     spec.mounts.push(directory("/usr"));
     for name in ["bin", "sbin", "lib", "lib64"] {
         let target = PathBuf::from("/").join(name);

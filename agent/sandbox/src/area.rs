@@ -5,9 +5,9 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::dir::{Dir, Type};
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2};
 use nix::sys::stat::{FchmodatFlags, Mode as FileMode, fchmodat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
@@ -16,8 +16,8 @@ use crate::host::Mode;
 use crate::spec::{AreaDirectory, IdRange, Identity, Ids};
 use crate::userns::IdMap;
 
-/// Deeper than any path can name; a tree that is deeper is removed all the same, level by level.
-const DEPTH: usize = 512;
+/// How deep one round goes: a descriptor is open per level.
+const DEPTH: usize = 128;
 
 /// Makes an area.
 pub(crate) fn create(
@@ -78,58 +78,56 @@ pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
         Err(failure) if failure.errno == libc::ENOENT => return Ok(()),
         result => result?,
     };
-    let c_name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name)).map_err(|_| failed(Errno::EINVAL))?;
-    loop {
-        match remove_at(&parent, &c_name, DEPTH) {
-            // A level was cut off at the depth and hung up under the top: once more.
-            Ok(Whole::No) => {}
-            Ok(Whole::Yes) => return Ok(()),
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Whole {
-    Yes,
-    No,
-}
-
-/// Removes an entry with everything below, to a depth; deeper trees are moved up to `parent`'s level bit by bit.
-fn remove_at(parent: &OwnedFd, name: &CStr, depth: usize) -> Result<Whole, Errno> {
-    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(Whole::Yes),
+    match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM | Errno::EACCES) => {}
-        Err(errno) => return Err(errno),
+        Err(errno) => return Err(failed(errno)),
     }
-    let directory = match open(parent, name) {
-        Ok(directory) => directory,
-        Err(Errno::ENOENT) => return Ok(Whole::Yes),
-        Err(errno) => return Err(errno),
-    };
-    let mut entries = Dir::from_fd(nix::unistd::dup(&directory)?)?;
-    let names: Vec<(CString, Option<Type>)> = entries
-        .iter()
-        .map(|entry| entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
-        .collect::<Result<_, _>>()?;
-    for (entry, _) in names {
-        if entry.as_c_str() == c"." || entry.as_c_str() == c".." {
+    let top = open(&parent, name).map_err(failed)?;
+    let mut lifted = 0;
+    // What lies too deep is hung up under the top and found there in the next round.
+    while !empty(&top, &top, DEPTH, &mut lifted).map_err(failed)? {}
+    unlinkat(&parent, name, UnlinkatFlags::RemoveDir).map_err(failed)
+}
+
+/// Empties a directory; `false` when something was lifted to `top`, which is then not empty.
+fn empty(top: &OwnedFd, directory: &OwnedFd, depth: usize, lifted: &mut u64) -> Result<bool, Errno> {
+    let mut whole = true;
+    // A descriptor of its own, since this one's position would be shared.
+    let mut entries = Dir::openat(directory, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, FileMode::empty())?;
+    let names: Vec<CString> = entries.iter().map(|entry| entry.map(|entry| entry.file_name().to_owned())).collect::<Result<_, _>>()?;
+    drop(entries);
+    for name in names {
+        if matches!(name.as_bytes(), b"." | b"..") {
             continue;
         }
-        if depth == 0 {
-            let lifted = CString::new(format!("{}.deep", name.to_string_lossy())).map_err(|_| Errno::EINVAL)?;
-            match unlinkat(&directory, entry.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) => continue,
-                Err(_) => nix::fcntl::renameat(&directory, entry.as_c_str(), parent, lifted.as_c_str())?,
-            }
-            return Ok(Whole::No);
+        match unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => continue,
+            Err(Errno::EISDIR | Errno::EPERM | Errno::EACCES) => {}
+            Err(errno) => return Err(errno),
         }
-        if remove_at(&directory, &entry, depth - 1)? == Whole::No {
-            return Ok(Whole::No);
+        if depth == 0 {
+            lift(top, directory, &name, lifted)?;
+            whole = false;
+            continue;
+        }
+        let below = open(directory, name.as_c_str())?;
+        whole &= empty(top, &below, depth - 1, lifted)?;
+        unlinkat(directory, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+    }
+    Ok(whole)
+}
+
+/// Moves an entry up under a name that nothing has yet.
+fn lift(top: &OwnedFd, directory: &OwnedFd, name: &CStr, lifted: &mut u64) -> Result<(), Errno> {
+    loop {
+        *lifted += 1;
+        let fresh = format!("lifted-{lifted}");
+        match nix::fcntl::renameat2(directory, name, top, fresh.as_str(), RenameFlags::RENAME_NOREPLACE) {
+            Err(Errno::EEXIST) => {}
+            result => return result,
         }
     }
-    unlinkat(parent, name, UnlinkatFlags::RemoveDir)?;
-    Ok(Whole::Yes)
 }
 
 /// Opens a directory: no link is followed, no other file system entered.
@@ -144,10 +142,7 @@ fn parent(path: &Path) -> Result<(OwnedFd, &OsStr), Failure> {
     let (true, Some(parent), Some(name)) = (path.is_absolute(), path.parent(), path.file_name()) else {
         return Err(rule());
     };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let opened = openat2(AT_FDCWD, parent, how)
-        .map_err(|errno| Failure::new(Stage::Area, parent.display().to_string(), errno))?;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let opened = openat2(AT_FDCWD, parent, how).map_err(|errno| Failure::new(Stage::Area, parent.display().to_string(), errno))?;
     Ok((opened, name))
 }

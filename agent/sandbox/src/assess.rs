@@ -48,17 +48,15 @@ fn needed(protection: Protection, spec: &Spec) -> bool {
 }
 
 fn lack(protection: Protection, spec: &Spec, standing: &Standing, pids_by_cgroup: bool) -> Option<String> {
-    let known = || {
-        standing.missing.iter().find(|missing| missing.protection == protection).map(|missing| missing.reason.clone())
-    };
+    let known = || standing.missing.iter().find(|missing| missing.protection == protection).map(|missing| missing.reason.clone());
     match protection {
         Protection::IdRange if standing.mode == Mode::Root && spec.ids == Ids::Default => {
             Some("the launcher's default ids are shared by all sandboxes that name no range".to_owned())
         }
         // A namespace root may change its id, and the kernel counts processes per id.
-        Protection::PidsLimit if !pids_by_cgroup && spec.identity == Identity::NamespaceRoot => Some(
-            "without a pids cgroup processes are counted per id, and a namespace root has many ids".to_owned(),
-        ),
+        Protection::PidsLimit if !pids_by_cgroup && spec.identity == Identity::NamespaceRoot => {
+            Some("without a pids cgroup processes are counted per id, and a namespace root has many ids".to_owned())
+        }
         _ => known(),
     }
 }

@@ -85,13 +85,13 @@ impl Cgroups {
         }
         for hierarchy in hierarchies {
             sweep(&hierarchy.own, name);
-            if layout == CgroupLayout::V2 {
-                if let Err(reason) = delegate(&hierarchy) {
-                    for controller in &hierarchy.controllers {
-                        cgroups.lack(*controller, reason.clone());
-                    }
-                    continue;
+            if layout == CgroupLayout::V2
+                && let Err(reason) = delegate(&hierarchy)
+            {
+                for controller in &hierarchy.controllers {
+                    cgroups.lack(*controller, reason.clone());
                 }
+                continue;
             }
             match base(&hierarchy, name) {
                 Ok(base) => cgroups.bases.push(base),
@@ -262,15 +262,13 @@ impl Group {
     /// What was counted; zeros where nothing counts.
     pub(crate) fn counts(&self) -> Counts {
         let v2 = self.layout == CgroupLayout::V2;
-        let number = |controller, file: &str| {
-            self.part(controller).and_then(|part| part.read(file)).and_then(|text| text.trim().parse().ok())
-        };
+        let number =
+            |controller, file: &str| self.part(controller).and_then(|part| part.read(file)).and_then(|text| text.trim().parse().ok());
         let field = |controller, file: &str, key: &str| -> Option<u64> {
             let text = self.part(controller)?.read(file)?;
             text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
         };
-        let (peak, events) =
-            if v2 { ("memory.peak", "memory.events") } else { ("memory.max_usage_in_bytes", "memory.oom_control") };
+        let (peak, events) = if v2 { ("memory.peak", "memory.events") } else { ("memory.max_usage_in_bytes", "memory.oom_control") };
         Counts {
             peak_memory: number(Controller::Memory, peak),
             oom_kills: field(Controller::Memory, events, "oom_kill ").unwrap_or(0),
@@ -307,9 +305,9 @@ impl Part {
 
     fn write(&self, file: &str, text: &str) -> Result<(), Failure> {
         let opened = self.open(file, OFlag::O_WRONLY)?;
-        nix::unistd::write(&opened, text.as_bytes()).map(drop).map_err(|errno| {
-            Failure::new(Stage::Cgroup, format!("{} = {text}", self.path.join(file).display()), errno)
-        })
+        nix::unistd::write(&opened, text.as_bytes())
+            .map(drop)
+            .map_err(|errno| Failure::new(Stage::Cgroup, format!("{} = {text}", self.path.join(file).display()), errno))
     }
 
     /// For files that exist only where the kernel counts swap.
@@ -377,20 +375,14 @@ fn base(hierarchy: &Hierarchy, name: &str) -> std::io::Result<Base> {
 fn delegate(hierarchy: &Hierarchy) -> Result<(), String> {
     let control = hierarchy.own.join("cgroup.subtree_control");
     let enabled = fs::read_to_string(&control).unwrap_or_default();
-    let wanted: Vec<&Controller> = hierarchy
-        .controllers
-        .iter()
-        .filter(|controller| !enabled.split_whitespace().any(|word| word == controller.name()))
-        .collect();
+    let wanted: Vec<&Controller> =
+        hierarchy.controllers.iter().filter(|controller| !enabled.split_whitespace().any(|word| word == controller.name())).collect();
     let write_all = || wanted.iter().try_for_each(|controller| fs::write(&control, format!("+{}", controller.name())));
     if write_all().is_ok() {
         return Ok(());
     }
     let explain = |error: std::io::Error| {
-        format!(
-            "{} does not hand its controllers on ({error}); run under a unit with Delegate=yes",
-            hierarchy.own.display()
-        )
+        format!("{} does not hand its controllers on ({error}); run under a unit with Delegate=yes", hierarchy.own.display())
     };
     let leaf = hierarchy.own.join("caisson-leaf");
     match fs::create_dir(&leaf) {
@@ -413,14 +405,13 @@ fn hierarchies() -> (CgroupLayout, Vec<Hierarchy>) {
         let mut fields = line.splitn(3, ':');
         let (Some(number), Some(names), Some(group)) = (fields.next(), fields.next(), fields.next()) else { continue };
         let names: Vec<&str> = names.split(',').collect();
-        let controllers: Vec<Controller> =
-            Controller::ALL.into_iter().filter(|controller| names.contains(&controller.name())).collect();
+        let controllers: Vec<Controller> = Controller::ALL.into_iter().filter(|controller| names.contains(&controller.name())).collect();
         if number == "0" {
             v2 = mounted(&mounts, "cgroup2", None, group);
-        } else if let Some(first) = controllers.first() {
-            if let Some(own) = mounted(&mounts, "cgroup", Some(first.name()), group) {
-                v1.push(Hierarchy { controllers, own });
-            }
+        } else if let Some(first) = controllers.first()
+            && let Some(own) = mounted(&mounts, "cgroup", Some(first.name()), group)
+        {
+            v1.push(Hierarchy { controllers, own });
         }
     }
     if !v1.is_empty() {
@@ -428,10 +419,8 @@ fn hierarchies() -> (CgroupLayout, Vec<Hierarchy>) {
     }
     let Some(own) = v2 else { return (CgroupLayout::Absent, Vec::new()) };
     let available = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
-    let controllers = Controller::ALL
-        .into_iter()
-        .filter(|controller| available.split_whitespace().any(|word| word == controller.name()))
-        .collect();
+    let controllers =
+        Controller::ALL.into_iter().filter(|controller| available.split_whitespace().any(|word| word == controller.name())).collect();
     (CgroupLayout::V2, vec![Hierarchy { controllers, own }])
 }
 
@@ -444,10 +433,10 @@ fn mounted(mounts: &str, kind: &str, controller: Option<&str>, group: &str) -> O
             return None;
         }
         let options = after.nth(1)?;
-        if let Some(controller) = controller {
-            if !options.split(',').any(|option| option == controller) {
-                return None;
-            }
+        if let Some(controller) = controller
+            && !options.split(',').any(|option| option == controller)
+        {
+            return None;
         }
         let mut before = before.split(' ').skip(3);
         let (root, point) = (before.next()?, before.next()?);

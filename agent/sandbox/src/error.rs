@@ -185,9 +185,9 @@ impl Failure {
             (Stage::Owner, libc::EINVAL) => {
                 Some("this file system can't map owners (idmapped mounts need Linux 5.12, as overlay layers 5.19)")
             }
-            (Stage::Proc, libc::EPERM) => Some(
-                "a fresh /proc needs a /proc that nothing hides; in a container give it `--security-opt systempaths=unconfined`",
-            ),
+            (Stage::Proc, libc::EPERM) => {
+                Some("a fresh /proc needs a /proc that nothing hides; in a container give it `--security-opt systempaths=unconfined`")
+            }
             (Stage::Exec, libc::ENOENT) => Some("the program or its interpreter does not exist inside the sandbox"),
             (_, libc::ENOSYS) => Some("caisson needs Linux 5.12 or newer"),
             _ => None,

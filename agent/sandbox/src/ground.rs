@@ -63,8 +63,7 @@ impl Ground {
             .collect::<Result<_, _>>()?;
         // With all that is mounted below: the kernel lets a user namespace mount a new /proc only where it can see a whole
         // one already, so that nobody uncovers what an administrator has hidden.
-        let proc = sys::open_tree(AT_FDCWD, c"/proc", sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE)
-            .map_err(failed("/proc"))?;
+        let proc = sys::open_tree(AT_FDCWD, c"/proc", sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE).map_err(failed("/proc"))?;
         sys::mount_setattr(proc.as_fd(), &MountChange { private: true, recursive: true, ..MountChange::default() })
             .map_err(failed("/proc"))?;
         let root = tmpfs(&[(c"mode", c"0755"), (c"size", c"1m")], sys::MOUNT_ATTR_NOSUID).map_err(failed("ground"))?;
@@ -72,8 +71,8 @@ impl Ground {
             mkdirat(&root, name, Mode::from_bits_truncate(0o755)).map_err(failed("ground"))?;
         }
         create(&root, "empty").map_err(failed("ground"))?;
-        let cover = nix::fcntl::open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(failed("ground"))?;
+        let cover =
+            nix::fcntl::open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed("ground"))?;
         sys::move_mount(root.as_fd(), cover.as_fd()).map_err(failed("ground"))?;
         nix::unistd::fchdir(&root).map_err(failed("ground"))?;
         nix::unistd::pivot_root(".", ".").map_err(failed("ground"))?;

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -109,29 +107,16 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// Sends one message with descriptors. Blocks while the peer's queue is full. Never raises SIGPIPE.
-pub(crate) fn send<M: Serialize>(
-    socket: BorrowedFd<'_>,
-    message: &M,
-    descriptors: &[BorrowedFd<'_>],
-) -> Result<(), Errno> {
+pub(crate) fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     send_with(socket, message, descriptors, MsgFlags::MSG_NOSIGNAL)
 }
 
 /// As [`send`], but EAGAIN instead of blocking: for peers that must not hold the launcher up.
-pub(crate) fn send_now<M: Serialize>(
-    socket: BorrowedFd<'_>,
-    message: &M,
-    descriptors: &[BorrowedFd<'_>],
-) -> Result<(), Errno> {
+pub(crate) fn send_now<M: Serialize>(socket: BorrowedFd<'_>, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     send_with(socket, message, descriptors, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
 }
 
-fn send_with<M: Serialize>(
-    socket: BorrowedFd<'_>,
-    message: &M,
-    descriptors: &[BorrowedFd<'_>],
-    flags: MsgFlags,
-) -> Result<(), Errno> {
+fn send_with<M: Serialize>(socket: BorrowedFd<'_>, message: &M, descriptors: &[BorrowedFd<'_>], flags: MsgFlags) -> Result<(), Errno> {
     let bytes = postcard::to_stdvec(message).map_err(|_| Errno::EINVAL)?;
     if bytes.len() > MESSAGE_LIMIT || descriptors.len() > DESCRIPTOR_LIMIT {
         return Err(Errno::EMSGSIZE);
@@ -158,10 +143,7 @@ pub(crate) fn receive_now<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result
     receive_with(socket, MsgFlags::MSG_DONTWAIT)
 }
 
-fn receive_with<M: DeserializeOwned>(
-    socket: BorrowedFd<'_>,
-    flags: MsgFlags,
-) -> Result<(M, Vec<OwnedFd>), ReceiveError> {
+fn receive_with<M: DeserializeOwned>(socket: BorrowedFd<'_>, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ReceiveError> {
     let mut bytes = vec![0; MESSAGE_LIMIT];
     let mut control = nix::cmsg_space!([RawFd; DESCRIPTOR_LIMIT]);
     let mut descriptors = Vec::new();
@@ -194,8 +176,8 @@ fn receive_with<M: DeserializeOwned>(
 
 /// Puts a value into a memory file (memfd_create(2), 3.17).
 pub(crate) fn store<V: Serialize>(name: &str, value: &V) -> Result<OwnedFd, Failure> {
-    let mut bytes = postcard::to_stdvec(value)
-        .map_err(|error| Failure::rule(Stage::Request, format!("{name} can't be written down: {error}")))?;
+    let mut bytes =
+        postcard::to_stdvec(value).map_err(|error| Failure::rule(Stage::Request, format!("{name} can't be written down: {error}")))?;
     if bytes.len() as u64 > MEMORY_FILE_LIMIT {
         return Err(Failure::rule(Stage::Spec, format!("{name} is larger than {MEMORY_FILE_LIMIT} bytes")));
     }
@@ -230,8 +212,8 @@ pub(crate) fn load<V: DeserializeOwned>(file: impl AsFd) -> Result<V, Failure> {
             Err(errno) => return Err(failed(errno)),
         }
     }
-    let value = postcard::from_bytes(&bytes[..read])
-        .map_err(|error| Failure::rule(Stage::Spec, format!("memory file is malformed: {error}")));
+    let value =
+        postcard::from_bytes(&bytes[..read]).map_err(|error| Failure::rule(Stage::Spec, format!("memory file is malformed: {error}")));
     crate::sys::wipe(&mut bytes);
     let zeros = vec![0; read];
     // A file that the caller made unwritable keeps its content until the last descriptor closes; that is the caller's.

@@ -28,7 +28,12 @@ const SOCKET: i32 = 3;
 /// Runs init in the process that was just cloned; never returns. `entries` are the cgroup files to enter through (v1);
 /// `filter` is init's own filter.
 pub(crate) fn run(socket: &OwnedFd, entries: &[OwnedFd], filter: &[Instruction]) -> ! {
-    let code = match isolate(socket, entries).and_then(|socket| live(&socket, filter)) {
+    // At a number of its own, where the launcher's socket to its caller was: everything above will be closed.
+    if sys::place(socket.as_fd(), SOCKET, Inherit::No).is_err() {
+        sys::exit_now(1);
+    }
+    let socket = sys::adopt(SOCKET);
+    let code = match isolate(&socket, entries).and_then(|()| live(&socket, filter)) {
         Ok(()) => 0,
         Err(failure) => {
             // The launcher reads this or is gone, and then nobody is left to tell.
@@ -40,7 +45,7 @@ pub(crate) fn run(socket: &OwnedFd, entries: &[OwnedFd], filter: &[Instruction])
 }
 
 /// What needs no spec: so it can be done before there is one.
-fn isolate(socket: &OwnedFd, entries: &[OwnedFd]) -> Result<OwnedFd, Failure> {
+fn isolate(socket: &OwnedFd, entries: &[OwnedFd]) -> Result<(), Failure> {
     let failed = |stage| move |errno| Failure::new(stage, "", errno);
     // Dies with the launcher, though the lifeline (the end of file on the socket) is what can't be missed.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed(Stage::Identity))?;
@@ -48,25 +53,19 @@ fn isolate(socket: &OwnedFd, entries: &[OwnedFd]) -> Result<OwnedFd, Failure> {
         nix::unistd::write(entry, b"0").map_err(failed(Stage::Cgroup))?;
     }
     // The launcher's descriptors are copied by the clone: none of them stays.
-    sys::place(socket.as_fd(), SOCKET, Inherit::No).map_err(failed(Stage::Descriptors))?;
     sys::close_from(SOCKET as u32 + 1).map_err(failed(Stage::Descriptors))?;
-    let socket = sys::adopt(SOCKET);
     nix::sys::prctl::set_name(c"init").map_err(failed(Stage::Identity))?;
     nix::unistd::setsid().map_err(failed(Stage::Identity))?;
     // Now, since the namespace shows as its root the group that this process is in.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(failed(Stage::CgroupNamespace))?;
-    let any = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .map_err(failed(Stage::Loopback))?;
+    let any =
+        nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed(Stage::Loopback))?;
     sys::interface_up(any.as_fd(), c"lo").map_err(failed(Stage::Loopback))?;
     let mut missing = Vec::new();
     if let Err(errno) = sys::join_new_keyring() {
-        missing.push(Missing {
-            protection: Protection::Keyring,
-            reason: format!("no new session keyring: {}", errno.desc()),
-        });
+        missing.push(Missing { protection: Protection::Keyring, reason: format!("no new session keyring: {}", errno.desc()) });
     }
-    handshake::send(socket.as_fd(), &Report::Warm { missing }, &[]).map_err(failed(Stage::Release))?;
-    Ok(socket)
+    handshake::send(socket.as_fd(), &Report::Warm { missing }, &[]).map_err(failed(Stage::Release))
 }
 
 fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
@@ -152,9 +151,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<OwnedFd>, Failure> {
             if !address.ip().is_loopback() {
                 return Err(Failure::rule(Stage::Listen, format!("{address}: not a loopback address")));
             }
-            TcpListener::bind(address)
-                .map(OwnedFd::from)
-                .map_err(|error| Failure::io(Stage::Listen, address.to_string(), &error))
+            TcpListener::bind(address).map(OwnedFd::from).map_err(|error| Failure::io(Stage::Listen, address.to_string(), &error))
         })
         .collect()
 }

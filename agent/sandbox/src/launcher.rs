@@ -71,9 +71,7 @@ impl Launcher {
     /// # Errors
     /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] with the stage otherwise.
     pub fn start(options: &Options) -> Result<Self, StartError> {
-        let threads = std::fs::read_dir("/proc/self/task")
-            .map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?
-            .count();
+        let threads = std::fs::read_dir("/proc/self/task").map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?.count();
         if threads != 1 {
             return Err(StartError::Threads { threads });
         }
@@ -106,16 +104,11 @@ impl Launcher {
         })?;
         drop(stdio);
         match handshake::receive::<Answer>(socket.as_fd()) {
-            Ok((Answer::Started, listeners)) => Ok(Running {
-                socket,
-                listeners,
-                ended: Mutex::new(None),
-                _launcher: Arc::clone(&self.inner),
-            }),
-            Ok((Answer::NotLaunched(error), _)) => Err(error),
-            Ok(_) | Err(ReceiveError::Malformed) => {
-                Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into())
+            Ok((Answer::Started, listeners)) => {
+                Ok(Running { socket, listeners, ended: Mutex::new(None), _launcher: Arc::clone(&self.inner) })
             }
+            Ok((Answer::NotLaunched(error), _)) => Err(error),
+            Ok(_) | Err(ReceiveError::Malformed) => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
             Err(ReceiveError::Closed) => Err(LaunchError::LauncherGone),
             Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Request, "answer", errno).into()),
         }
@@ -147,9 +140,7 @@ impl Launcher {
         })?;
         match handshake::receive::<Answer>(socket.as_fd()) {
             Ok((Answer::Area(result), _)) => result,
-            Ok(_) | Err(ReceiveError::Malformed) => {
-                Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into())
-            }
+            Ok(_) | Err(ReceiveError::Malformed) => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
             Err(ReceiveError::Closed) => Err(AreaError::LauncherGone),
             Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Request, "answer", errno).into()),
         }
@@ -222,7 +213,7 @@ impl Running {
     /// # Errors
     /// [`WaitError::LauncherGone`] when the launcher died, and the step with it.
     pub fn wait(&self) -> Result<Outcome, WaitError> {
-        self.receive(|socket| handshake::receive::<Answer>(socket)).map(|outcome| outcome.ok_or(WaitError::LauncherGone))?
+        self.receive(handshake::receive::<Answer>).map(|outcome| outcome.ok_or(WaitError::LauncherGone))?
     }
 
     /// As [`Running::wait`], but `None` while the step runs. To wait without blocking, poll this value's descriptor.
@@ -230,7 +221,7 @@ impl Running {
     /// # Errors
     /// As [`Running::wait`].
     pub fn try_wait(&self) -> Result<Option<Outcome>, WaitError> {
-        self.receive(|socket| handshake::receive_now::<Answer>(socket))
+        self.receive(handshake::receive_now::<Answer>)
     }
 
     fn receive(

@@ -100,10 +100,7 @@ impl Protection {
 
     /// Whether its lack is only reported and never refuses a launch: it narrows what is already closed.
     pub const fn best_effort(self) -> bool {
-        matches!(
-            self,
-            Self::TimeNamespace | Self::IdRange | Self::Landlock | Self::SecretMemory | Self::Keyring
-        )
+        matches!(self, Self::TimeNamespace | Self::IdRange | Self::Landlock | Self::SecretMemory | Self::Keyring)
     }
 }
 
@@ -125,10 +122,7 @@ impl FromStr for Protection {
     type Err = UnknownProtection;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|protection| protection.name() == text)
-            .ok_or_else(|| UnknownProtection { name: text.to_owned() })
+        Self::ALL.into_iter().find(|protection| protection.name() == text).ok_or_else(|| UnknownProtection { name: text.to_owned() })
     }
 }
 

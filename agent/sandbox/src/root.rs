@@ -19,8 +19,7 @@ use crate::spec::Identity;
 use crate::sys::{self, MountChange};
 
 /// Of /proc, hidden behind an empty file: what tells of the kernel or of others, or acts on the host.
-const HIDDEN_FILES: [&str; 8] =
-    ["kcore", "keys", "key-users", "kallsyms", "timer_list", "latency_stats", "sysrq-trigger", "kmsg"];
+const HIDDEN_FILES: [&str; 8] = ["kcore", "keys", "key-users", "kallsyms", "timer_list", "latency_stats", "sysrq-trigger", "kmsg"];
 /// Hidden behind an empty directory.
 const HIDDEN_DIRECTORIES: [&str; 4] = ["acpi", "asound", "scsi", "bus"];
 /// Seen but never written. What lies directly in /proc and belongs to the host's root is kept by its permissions.
@@ -97,8 +96,7 @@ impl Tree<'_> {
     fn open(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
         let below = path.strip_prefix("/").unwrap_or(path);
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-        let resolve =
-            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         openat2(self.root, below, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
     }
 
@@ -165,9 +163,7 @@ impl Tree<'_> {
         let attributes = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
         let proc = sys::fsmount(context.as_fd(), attributes).map_err(failed(""))?;
         self.attach(&proc, Path::new("/proc"), true, Stage::Proc)?;
-        for (names, cover) in
-            [(HIDDEN_FILES.as_slice(), ground::EMPTY_FILE), (HIDDEN_DIRECTORIES.as_slice(), ground::EMPTY_DIRECTORY)]
-        {
+        for (names, cover) in [(HIDDEN_FILES.as_slice(), ground::EMPTY_FILE), (HIDDEN_DIRECTORIES.as_slice(), ground::EMPTY_DIRECTORY)] {
             for name in names {
                 let Some(point) = entry(&proc, name)? else { continue };
                 let cover = sys::open_tree(base.as_fd(), cover, sys::OPEN_TREE_CLONE).map_err(failed(name))?;
@@ -188,8 +184,7 @@ impl Tree<'_> {
 
     fn dev(&self, base: &OwnedFd) -> Result<(), Failure> {
         let failed = |subject: &'static str| move |errno| Failure::new(Stage::Dev, subject, errno);
-        let tree = sys::open_tree(base.as_fd(), ground::DEV, sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE)
-            .map_err(failed("nodes"))?;
+        let tree = sys::open_tree(base.as_fd(), ground::DEV, sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE).map_err(failed("nodes"))?;
         self.attach(&tree, Path::new("/dev"), true, Stage::Dev)?;
         let context = sys::fsopen(c"devpts").map_err(failed("pts"))?;
         sys::fsconfig(context.as_fd(), c"newinstance", None).map_err(failed("pts"))?;
@@ -208,23 +203,14 @@ impl Tree<'_> {
         let target = build.target();
         let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
         match build {
-            Build::Attach { target, tree, directory } => {
-                self.attach(tree_at(trees, *tree)?, target, *directory, Stage::Mount)
-            }
+            Build::Attach { target, tree, directory } => self.attach(tree_at(trees, *tree)?, target, *directory, Stage::Mount),
             Build::Tmpfs { target, size, inodes, mode } => {
                 let text = |value: String| CString::new(value).map_err(|_| failed(Errno::EINVAL));
                 let (uid, gid) = (self.plan.identity.uid(), self.plan.identity.gid());
                 let (size, inodes) = (text(size.to_string())?, text(inodes.to_string())?);
                 let (mode, uid, gid) = (text(format!("{mode:o}"))?, text(uid.to_string())?, text(gid.to_string())?);
-                let options = [
-                    (c"size", size.as_c_str()),
-                    (c"nr_inodes", &inodes),
-                    (c"mode", &mode),
-                    (c"uid", &uid),
-                    (c"gid", &gid),
-                ];
-                let mount =
-                    ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
+                let options = [(c"size", size.as_c_str()), (c"nr_inodes", &inodes), (c"mode", &mode), (c"uid", &uid), (c"gid", &gid)];
+                let mount = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
                 self.attach(&mount, target, true, Stage::Mount)
             }
             Build::Directory { target, mode } => {

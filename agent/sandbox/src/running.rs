@@ -179,11 +179,11 @@ impl Sandbox {
     }
 
     fn tell(&mut self, answer: &Answer, descriptors: &[BorrowedFd<'_>]) {
-        if let Some(socket) = &self.answer {
-            if handshake::send_now(socket.as_fd(), answer, descriptors).is_err() {
-                self.answer = None;
-                self.slot.kill();
-            }
+        if let Some(socket) = &self.answer
+            && handshake::send_now(socket.as_fd(), answer, descriptors).is_err()
+        {
+            self.answer = None;
+            self.slot.kill();
         }
     }
 
@@ -217,10 +217,10 @@ impl Sandbox {
         if counts.oom_kills > 0 && self.cause.is_none() {
             self.cause = Some(self.out_of_memory());
         }
-        if let (None, Some(limit), true) = (&self.cause, self.limits.pids, counts.refused_forks > 0) {
-            if status != Status::Exited(0) {
-                self.cause = Some(Cause::Pids { limit, refused: counts.refused_forks });
-            }
+        if let (None, Some(limit), true) = (&self.cause, self.limits.pids, counts.refused_forks > 0)
+            && status != Status::Exited(0)
+        {
+            self.cause = Some(Cause::Pids { limit, refused: counts.refused_forks });
         }
         let outcome = Outcome {
             status,

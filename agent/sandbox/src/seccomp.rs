@@ -88,8 +88,7 @@ pub(crate) fn init() -> Vec<Instruction> {
 
 /// Loads a filter into the calling thread; no_new_privs must be set.
 pub(crate) fn load(filter: &[Instruction]) -> Result<(), nix::errno::Errno> {
-    let program: Vec<sock_filter> =
-        filter.iter().map(|(code, jt, jf, k)| sock_filter { code: *code, jt: *jt, jf: *jf, k: *k }).collect();
+    let program: Vec<sock_filter> = filter.iter().map(|(code, jt, jf, k)| sock_filter { code: *code, jt: *jt, jf: *jf, k: *k }).collect();
     seccompiler::apply_filter(&program).map_err(|error| match error {
         seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => {
             nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL))
@@ -146,9 +145,7 @@ fn assemble(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Instruction> {
     for (at, node) in nodes.iter().enumerate() {
         let here = base + at;
         program.push(match node {
-            Node::Branch { number, high, low } => {
-                (JUMP_GREATER_EQUAL, (high - at - 1) as u8, (low - at - 1) as u8, *number)
-            }
+            Node::Branch { number, high, low } => (JUMP_GREATER_EQUAL, (high - at - 1) as u8, (low - at - 1) as u8, *number),
             // An unconditional jump has a 32-bit distance.
             Node::Leaf(verdict) => (0x05, 0, 0, (leaves[verdict] - here - 1) as u32),
         });
@@ -191,13 +188,9 @@ fn test(rule: Rule) -> Vec<Instruction> {
     match rule {
         Rule::Always => vec![allow],
         // clone(2): none of the CLONE_NEW* bits.
-        Rule::NoNamespaces => vec![
-            (LOAD, 0, 0, low(0)),
-            (AND, 0, 0, profiles::NAMESPACE_FLAGS),
-            (JUMP_EQUAL, 0, 1, 0),
-            allow,
-            errno(libc::EPERM),
-        ],
+        Rule::NoNamespaces => {
+            vec![(LOAD, 0, 0, low(0)), (AND, 0, 0, profiles::NAMESPACE_FLAGS), (JUMP_EQUAL, 0, 1, 0), allow, errno(libc::EPERM)]
+        }
         Rule::Sockets => one_of(
             low(0),
             &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32],
@@ -212,17 +205,11 @@ fn test(rule: Rule) -> Vec<Instruction> {
         ),
         Rule::LocalSockets => one_of(low(0), &[libc::AF_UNIX as u32], &[errno(libc::EAFNOSUPPORT)]),
         // Typing into, or pasting into, somebody's terminal.
-        Rule::NoTerminalInjection => vec![
-            (LOAD, 0, 0, low(1)),
-            (JUMP_EQUAL, 2, 0, libc::TIOCSTI as u32),
-            (JUMP_EQUAL, 1, 0, 0x541C),
-            allow,
-            errno(libc::EPERM),
-        ],
-        // personality(2): ask (all ones), or Linux with at most ADDR_NO_RANDOMIZE, and PER_LINUX32 for uname.
-        Rule::Personalities => {
-            one_of(low(0), &[0, 0x0004_0000, 0x0008, 0xffff_ffff], &[errno(libc::EPERM)])
+        Rule::NoTerminalInjection => {
+            vec![(LOAD, 0, 0, low(1)), (JUMP_EQUAL, 2, 0, libc::TIOCSTI as u32), (JUMP_EQUAL, 1, 0, 0x541C), allow, errno(libc::EPERM)]
         }
+        // personality(2): ask (all ones), or Linux with at most ADDR_NO_RANDOMIZE, and PER_LINUX32 for uname.
+        Rule::Personalities => one_of(low(0), &[0, 0x0004_0000, 0x0008, 0xffff_ffff], &[errno(libc::EPERM)]),
     }
 }
 

@@ -83,16 +83,14 @@ impl Server {
         let ground = Ground::new()?;
         let mut cgroups = Cgroups::new(&setup.cgroup);
         let warden = warden::Warden::new(cgroups.directories())?;
-        let time =
-            if std::fs::exists("/proc/self/ns/time").unwrap_or(false) { Time::Own } else { Time::Shared };
+        let time = if std::fs::exists("/proc/self/ns/time").unwrap_or(false) { Time::Own } else { Time::Shared };
         let standing = standing(&setup, &cgroups, time);
         let init_filter = seccomp::init();
         // The first sandbox is the proof that this host can make one at all.
         let first = Slot::new(&mut cgroups, &ground, time, &init_filter)?;
         let mut filters = HashMap::new();
         filters.insert(Filter::default(), seccomp::compile(&Filter::default())?);
-        handshake::send(socket, &Greeting::Ready(standing.clone()), &[])
-            .map_err(|errno| Failure::new(Stage::Start, "greeting", errno))?;
+        handshake::send(socket, &Greeting::Ready(standing.clone()), &[]).map_err(|errno| Failure::new(Stage::Start, "greeting", errno))?;
         Ok(Self {
             setup,
             ground,
@@ -162,8 +160,7 @@ impl Server {
         }
         watched.extend(self.closing.iter().chain(&self.warm).map(|slot| slot.pidfd.as_fd()));
         watched.extend(self.helpers.iter().map(|(_, pidfd)| pidfd.as_fd()));
-        let mut waits: Vec<PollFd<'_>> =
-            watched.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut waits: Vec<PollFd<'_>> = watched.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let now = Instant::now();
         let mut next = self.running.iter().filter_map(|sandbox| sandbox.deadline).min();
         if !self.emptying.is_empty() {
@@ -337,8 +334,7 @@ impl Server {
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
         descriptors.extend(streams.iter().map(AsFd::as_fd));
         descriptors.extend(trees.iter().map(AsFd::as_fd));
-        handshake::send_now(slot.socket.as_fd(), &Order::Build, &descriptors)
-            .map_err(|errno| Failure::new(Stage::Release, "", errno))?;
+        handshake::send_now(slot.socket.as_fd(), &Order::Build, &descriptors).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
         Ok(oom)
     }
 
@@ -425,9 +421,7 @@ fn standing(setup: &Setup, cgroups: &Cgroups, time: Time) -> Standing {
             lack(lacking.protection, &lacking.reason);
         }
     }
-    let enforceable = Protection::ALL
-        .into_iter()
-        .filter(|protection| !missing.iter().any(|missing| missing.protection == *protection))
-        .collect();
+    let enforceable =
+        Protection::ALL.into_iter().filter(|protection| !missing.iter().any(|missing| missing.protection == *protection)).collect();
     Standing { mode: setup.mode, cgroup: cgroups.layout, enforceable, missing }
 }

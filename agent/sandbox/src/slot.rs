@@ -13,12 +13,8 @@ use crate::sys::{self, Cloned};
 use crate::{handshake, init};
 
 /// Every namespace but time, which older kernels lack.
-const NAMESPACES: u64 = (libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS) as u64;
+const NAMESPACES: u64 =
+    (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 
 /// Whether sandboxes get a time namespace of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +34,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// Clones an init into new namespaces; it goes on by itself.
-    pub(crate) fn new(
-        cgroups: &mut Cgroups,
-        ground: &Ground,
-        time: Time,
-        filter: &[Instruction],
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(cgroups: &mut Cgroups, ground: &Ground, time: Time, filter: &[Instruction]) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(Stage::Clone, "", errno);
         let mut group = cgroups.create()?;
         let cloned = (|| {

@@ -87,11 +87,7 @@ fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<OwnedFd, Fail
 }
 
 /// Opens everything that `mounts` names; what init is to do with it, and the mounts.
-pub(crate) fn open(
-    mounts: Vec<Mount>,
-    owners: &mut Owners,
-    context: &Context<'_>,
-) -> Result<(Vec<Build>, Vec<OwnedFd>), Failure> {
+pub(crate) fn open(mounts: Vec<Mount>, owners: &mut Owners, context: &Context<'_>) -> Result<(Vec<Build>, Vec<OwnedFd>), Failure> {
     let mut trees = Vec::new();
     let mut builds = Vec::with_capacity(mounts.len());
     for mount in mounts {
@@ -115,8 +111,7 @@ pub(crate) fn open(
 }
 
 fn text(path: &Path) -> Result<CString, Failure> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Failure::rule(Stage::Source, format!("{}: has a zero byte", path.display())))
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Failure::rule(Stage::Source, format!("{}: has a zero byte", path.display())))
 }
 
 fn clone_tree(path: &Path, recursive: u32) -> Result<OwnedFd, Failure> {
@@ -139,8 +134,7 @@ fn map_owner(
     let (Some(owner), Mode::Root) = (owner, context.mode) else { return Ok(()) };
     let namespace = owners.namespace(owner, context)?;
     let change = MountChange { idmap: Some(namespace.as_fd()), recursive, ..MountChange::default() };
-    sys::mount_setattr(tree.as_fd(), &change)
-        .map_err(|errno| Failure::new(Stage::Owner, path.display().to_string(), errno))
+    sys::mount_setattr(tree.as_fd(), &change).map_err(|errno| Failure::new(Stage::Owner, path.display().to_string(), errno))
 }
 
 fn bind(
@@ -185,22 +179,20 @@ fn overlay(
         map_owner(&tree, path, owner, false, owners, context)?;
         let set = sys::MOUNT_ATTR_RDONLY;
         let change = MountChange { set, private: true, ..MountChange::default() };
-        sys::mount_setattr(tree.as_fd(), &change)
-            .map_err(|errno| Failure::new(Stage::Source, path.display().to_string(), errno))?;
+        sys::mount_setattr(tree.as_fd(), &change).map_err(|errno| Failure::new(Stage::Source, path.display().to_string(), errno))?;
         layers.push(tree);
     }
     let (scratch, name) = match upper {
         Upper::Directory(path) => {
             let tree = clone_tree(path, 0)?;
             let change = MountChange { private: true, ..MountChange::default() };
-            sys::mount_setattr(tree.as_fd(), &change)
-                .map_err(|errno| Failure::new(Stage::Source, path.display().to_string(), errno))?;
+            sys::mount_setattr(tree.as_fd(), &change).map_err(|errno| Failure::new(Stage::Source, path.display().to_string(), errno))?;
             (tree, path.display().to_string())
         }
         Upper::Memory { size } => {
             let size = CString::new(size.to_string()).map_err(|_| Failure::rule(Stage::Spec, "size"))?;
-            let tree = ground::tmpfs(&[(c"size", &size), (c"mode", c"0711")], 0)
-                .map_err(|errno| Failure::new(Stage::Overlay, "memory", errno))?;
+            let tree =
+                ground::tmpfs(&[(c"size", &size), (c"mode", c"0711")], 0).map_err(|errno| Failure::new(Stage::Overlay, "memory", errno))?;
             (tree, "memory".to_owned())
         }
     };

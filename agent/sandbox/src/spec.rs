@@ -85,14 +85,8 @@ impl Identity {
     pub const RUNNER: Identity = Identity::User { uid: 1000, gid: 1000 };
 
     /// The capabilities of [`Identity::NamespaceRoot`]: what a package manager needs to unpack files of several owners.
-    pub const ROOT_CAPABILITIES: [&'static str; 6] = [
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_FOWNER",
-        "CAP_FSETID",
-        "CAP_SETGID",
-        "CAP_SETUID",
-    ];
+    pub const ROOT_CAPABILITIES: [&'static str; 6] =
+        ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID"];
 
     /// User id inside.
     pub const fn uid(self) -> u32 {

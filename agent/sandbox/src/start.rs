@@ -62,8 +62,7 @@ pub(crate) fn start(options: &Options) -> Result<(OwnedFd, OwnedFd, Standing), S
     };
     drop((theirs, gate_theirs));
     let process = sys::pidfd_open(pid).map_err(failed("pidfd"))?;
-    let setup =
-        Setup { mode, cgroup: options.cgroup.clone(), ids: options.ids, warm: options.warm };
+    let setup = Setup { mode, cgroup: options.cgroup.clone(), ids: options.ids, warm: options.warm };
     let greeting = match handshake::receive::<bool>(gate.as_fd()) {
         Ok((true, _)) => {
             // The child has its user namespace; only this side may run newuidmap for it.
@@ -81,11 +80,10 @@ pub(crate) fn start(options: &Options) -> Result<(OwnedFd, OwnedFd, Standing), S
         Ok((Greeting::Ready(standing), _)) => Ok((ours, process, standing)),
         Ok((Greeting::Failed(failure), _)) => Err(failure.into()),
         Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Start, "greeting", errno).into()),
-        Err(ReceiveError::Closed | ReceiveError::Malformed) => Err(Failure::rule(
-            Stage::Start,
-            "the launcher process ended at once; `main` must call caisson_sandbox::launcher::entry first",
-        )
-        .into()),
+        Err(ReceiveError::Closed | ReceiveError::Malformed) => {
+            Err(Failure::rule(Stage::Start, "the launcher process ended at once; `main` must call caisson_sandbox::launcher::entry first")
+                .into())
+        }
     }
 }
 
@@ -131,8 +129,7 @@ fn execute(socket: BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure> 
     let name = CString::new(NAME).map_err(|_| Failure::rule(Stage::Start, "name"))?;
     let nothing: [CString; 0] = [];
     // No environment: what the caller has in its own must not be in the memory of a sandbox's init.
-    nix::unistd::execveat(&program, c"", &[name], &nothing, AtFlags::AT_EMPTY_PATH)
-        .map_err(failed("execute our own program"))
+    nix::unistd::execveat(&program, c"", &[name], &nothing, AtFlags::AT_EMPTY_PATH).map_err(failed("execute our own program"))
 }
 
 /// Our program, through a mount that nothing can write through.

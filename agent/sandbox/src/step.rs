@@ -43,9 +43,7 @@ pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3]) -> Result<Infallible, Fai
 
     let keep: CapsHashSet = match plan.identity {
         Identity::User { .. } => CapsHashSet::new(),
-        Identity::NamespaceRoot => {
-            Identity::ROOT_CAPABILITIES.iter().filter_map(|name| name.parse::<Capability>().ok()).collect()
-        }
+        Identity::NamespaceRoot => Identity::ROOT_CAPABILITIES.iter().filter_map(|name| name.parse::<Capability>().ok()).collect(),
     };
     // The bounding set first: dropping from it needs a capability that the change of ids takes.
     sys::drop_bounding(|number| keep.iter().any(|cap| u32::from(cap.index()) == number))
@@ -57,12 +55,7 @@ pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3]) -> Result<Infallible, Fai
     nix::unistd::setresgid(gid, gid, gid).map_err(failed(Stage::Identity, "gid"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(failed(Stage::Identity, "uid"))?;
     let none = CapsHashSet::new();
-    for (set, value) in [
-        (CapSet::Ambient, &none),
-        (CapSet::Inheritable, &none),
-        (CapSet::Effective, &keep),
-        (CapSet::Permitted, &keep),
-    ] {
+    for (set, value) in [(CapSet::Ambient, &none), (CapSet::Inheritable, &none), (CapSet::Effective, &keep), (CapSet::Permitted, &keep)] {
         caps::set(None, set, value).map_err(|_| Failure::new(Stage::Capabilities, format!("{set:?}"), Errno::EPERM))?;
     }
     // The change of ids cleared it.
@@ -103,9 +96,7 @@ fn enter(plan: &Plan) -> Result<(), Failure> {
     if !plan.cwd.is_absolute() {
         return Err(Failure::rule(Stage::Cwd, format!("{}: not an absolute path", plan.cwd.display())));
     }
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let directory = openat2(AT_FDCWD, &plan.cwd, how).map_err(failed)?;
     nix::unistd::fchdir(&directory).map_err(failed)
 }
@@ -132,10 +123,7 @@ fn string(bytes: Vec<u8>, what: &str) -> Result<CString, Failure> {
 }
 
 fn arguments(plan: &Plan) -> Result<Vec<CString>, Failure> {
-    std::iter::once(&plan.program)
-        .chain(&plan.args)
-        .map(|word| string(word.as_bytes().to_vec(), "argument"))
-        .collect()
+    std::iter::once(&plan.program).chain(&plan.args).map(|word| string(word.as_bytes().to_vec(), "argument")).collect()
 }
 
 /// Where the program may lie: as named, or in each directory of the sandbox's own PATH.

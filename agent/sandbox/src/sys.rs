@@ -157,10 +157,8 @@ pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
 /// pidfd_send_signal(2), 5.1: never hits a process that took over the number.
 pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     // WHY: not in nix. SAFETY: a null siginfo is allowed and means the default one.
-    check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) })
+        .map(drop)
 }
 
 /// A reaped child.
@@ -183,8 +181,7 @@ pub(crate) fn reap(pid: Option<Pid>) -> Result<Option<Reaped>, Errno> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     let which = pid.map_or(-1, Pid::as_raw);
     // WHY: nix has no wait with usage. SAFETY: both pointers are to live locals of the right type.
-    let result =
-        Errno::result(unsafe { libc::wait4(which, &raw mut status, libc::WNOHANG | libc::__WALL, usage.as_mut_ptr()) })?;
+    let result = Errno::result(unsafe { libc::wait4(which, &raw mut status, libc::WNOHANG | libc::__WALL, usage.as_mut_ptr()) })?;
     if result == 0 {
         return Ok(None);
     }
@@ -232,17 +229,7 @@ pub(crate) fn open_tree(dir: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<
 pub(crate) fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     // WHY: not in nix. SAFETY: the empty C strings are static.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            target.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags) }).map(drop)
 }
 
 /// What mount_setattr changes.
@@ -270,17 +257,8 @@ pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, change: &MountChange<'_>) -> R
     }
     let flags = AT_EMPTY_PATH | if change.recursive { AT_RECURSIVE } else { 0 };
     // WHY: not in nix. SAFETY: `attr` is of the size passed and outlives the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>()) })
+        .map(drop)
 }
 
 /// fsopen(2), 5.2.
@@ -316,8 +294,7 @@ pub(crate) fn fsmount(context: BorrowedFd<'_>, attributes: u64) -> Result<OwnedF
 pub(crate) fn join_new_keyring() -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // WHY: not in nix. SAFETY: a null name is allowed and means an anonymous keyring.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) }).map(drop)
 }
 
 /// Brings one network interface up (netdevice(7) SIOCSIFFLAGS).
@@ -341,12 +318,7 @@ pub(crate) fn landlock_version() -> Result<u32, Errno> {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
     // WHY: not in nix. SAFETY: null attributes of size 0 are what this flag demands.
     let version = check(unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<u8>(),
-            0_usize,
-            LANDLOCK_CREATE_RULESET_VERSION,
-        )
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, LANDLOCK_CREATE_RULESET_VERSION)
     })?;
     Ok(version as u32)
 }
@@ -361,9 +333,7 @@ pub(crate) fn landlock_scope(scopes: u64) -> Result<(), Errno> {
     }
     let attr = RulesetAttr { handled_access_fs: 0, handled_access_net: 0, scoped: scopes };
     // WHY: not in nix. SAFETY: `attr` is of the size passed.
-    let raw = check(unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size_of::<RulesetAttr>(), 0_u32)
-    })?;
+    let raw = check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size_of::<RulesetAttr>(), 0_u32) })?;
     let ruleset = adopt(raw as RawFd);
     // WHY: not in nix. SAFETY: no memory argument.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) }).map(drop)

@@ -27,8 +27,7 @@ const ROOT_NEEDS: [Capability; 8] = [
 
 /// The mode that this process can start a launcher in.
 pub(crate) fn choose(ids: IdRange) -> Mode {
-    let able = Uid::effective().is_root()
-        && ROOT_NEEDS.iter().all(|need| caps::has_cap(None, CapSet::Effective, *need).unwrap_or(false));
+    let able = Uid::effective().is_root() && ROOT_NEEDS.iter().all(|need| caps::has_cap(None, CapSet::Effective, *need).unwrap_or(false));
     if able && covers("/proc/self/uid_map", ids) && covers("/proc/self/gid_map", ids) {
         return Mode::Root;
     }
@@ -90,9 +89,7 @@ pub(crate) fn map_launcher(pid: Pid, mode: Mode) -> Result<(), Failure> {
         write(pid, "uid_map", &format!("0 {uid} 1"))?;
         return write(pid, "gid_map", &format!("0 {gid} 1"));
     };
-    for (name, file, own) in
-        [("newuidmap", "/etc/subuid", uid.as_raw()), ("newgidmap", "/etc/subgid", gid.as_raw())]
-    {
+    for (name, file, own) in [("newuidmap", "/etc/subuid", uid.as_raw()), ("newgidmap", "/etc/subgid", gid.as_raw())] {
         let failed = |reason: &str| Failure::rule(Stage::IdMap, format!("{name}: {reason}"));
         let range = subordinate(file, uid).ok_or_else(|| failed("no subordinate ids"))?;
         let program = tool(name).ok_or_else(|| failed("not found"))?;
@@ -195,9 +192,7 @@ impl IdMap {
                 let (users, groups) = (Line::Own { own: uid, count }, Line::Own { own: gid, count });
                 Self { users, groups, groups_denied: false }
             }
-            Mode::Single => {
-                Self { users: Line::Single { own: uid }, groups: Line::Single { own: gid }, groups_denied: true }
-            }
+            Mode::Single => Self { users: Line::Single { own: uid }, groups: Line::Single { own: gid }, groups_denied: true },
         };
         Ok(map)
     }

@@ -3,11 +3,7 @@
 /// The number of a call on this architecture; `None` where it has none.
 pub(crate) fn number(name: &str) -> Option<u32> {
     let table: &[(&str, libc::c_long)] = COMMON;
-    table
-        .iter()
-        .chain(LEGACY)
-        .find(|(known, _)| *known == name)
-        .and_then(|(_, number)| u32::try_from(*number).ok())
+    table.iter().chain(LEGACY).find(|(known, _)| *known == name).and_then(|(_, number)| u32::try_from(*number).ok())
 }
 
 /// Calls that both architectures have.
