@@ -131,29 +131,36 @@ pub(crate) fn needs(job: &Node) -> Vec<(JobKey, &Node)> {
 fn check_graph(jobs: &Node, report: &mut Report<'_>) {
     let Content::Mapping(entries) = &jobs.content else { return };
     let keys: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-    let mut waiting: HashMap<&str, Vec<(JobKey, &Node)>> = HashMap::new();
+    // How many needs each job waits for, and who waits for whom; then jobs start as their last need is met. What never
+    // starts waits for itself or for nothing that exists. Linear, however long the chain.
+    let mut unmet: HashMap<&str, usize> = HashMap::new();
+    let mut waiting: HashMap<String, Vec<&str>> = HashMap::new();
     for entry in entries {
-        waiting.insert(&entry.key, needs(&entry.value));
+        let needs = needs(&entry.value);
+        unmet.insert(&entry.key, needs.len());
+        needs.into_iter().for_each(|(need, _)| waiting.entry(need.0).or_default().push(&entry.key));
     }
-    if !waiting.values().any(Vec::is_empty) {
+    let mut startable: Vec<&str> = unmet.iter().filter(|(_, unmet)| **unmet == 0).map(|(key, _)| *key).collect();
+    if startable.is_empty() {
         let help = if entries.is_empty() { "add a job below `jobs:`" } else { "remove `needs:` from the job that runs first" };
         let message = "the workflow must contain at least one job with no dependencies";
-        let at = jobs.at.start..jobs.at.start + 1;
-        report.language(at, "jobs", message, help);
+        report.language(jobs.at.start..jobs.at.start + 1, "jobs", message, help);
         return;
     }
-    // Take away, again and again, the jobs that can start; what stays waits for itself or for nothing that exists.
-    loop {
-        let startable: Vec<&str> = waiting.iter().filter(|(_, needs)| needs.is_empty()).map(|(key, _)| *key).collect();
-        if startable.is_empty() {
-            break;
+    let mut started: HashSet<&str> = HashSet::new();
+    while let Some(key) = startable.pop() {
+        started.insert(key);
+        for waiter in waiting.get(key).into_iter().flatten() {
+            if let Some(unmet) = unmet.get_mut(waiter) {
+                *unmet -= 1;
+                if *unmet == 0 {
+                    startable.push(waiter);
+                }
+            }
         }
-        let startable: HashSet<&str> = startable.into_iter().collect();
-        waiting.retain(|key, _| !startable.contains(key));
-        waiting.values_mut().for_each(|needs| needs.retain(|(need, _)| !startable.contains(need.0.as_str())));
     }
-    for entry in entries {
-        for (need, node) in waiting.get(entry.key.as_str()).map(Vec::as_slice).unwrap_or_default() {
+    for entry in entries.iter().filter(|entry| !started.contains(entry.key.as_str())) {
+        for (need, node) in needs(&entry.value).into_iter().filter(|(need, _)| !started.contains(need.0.as_str())) {
             let path = format!("jobs.{}.needs", entry.key);
             if keys.contains(need.0.as_str()) {
                 let message = format!("job '{}' depends on job '{need}' which creates a cycle in the dependency graph", entry.key);

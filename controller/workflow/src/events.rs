@@ -1,5 +1,6 @@
 //! `on:`: which events there are, what each may be filtered by, and what a workflow says about them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::diagnostic::Report;
@@ -173,7 +174,7 @@ pub(crate) fn check(on: &Node, report: &mut Report<'_>) {
     {
         report.language(item.at.clone(), "on", "an event's name was expected", "write the event as plain text");
     }
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
     for trigger in triggers(on) {
         let path = format!("on.{}", trigger.event.chars().take(80).collect::<String>());
         if trigger.event.contains("${{") {
@@ -181,12 +182,11 @@ pub(crate) fn check(on: &Node, report: &mut Report<'_>) {
             report.language(trigger.at, "on", message, "name the event");
             continue;
         }
-        if seen.contains(&trigger.event) && matches!(on.content, Content::Mapping(_)) {
+        if !seen.insert(trigger.event.clone()) && matches!(on.content, Content::Mapping(_)) {
             let message = format!("'{}' is already defined", trigger.event);
             report.language(trigger.at, &path, message, "join the two");
             continue;
         }
-        seen.push(trigger.event.clone());
         let Some(known) = EVENTS.iter().find(|known| known.name == trigger.event) else {
             let message = format!("unexpected value '{}'", trigger.event);
             report.language(trigger.at, &path, message, nearest(&trigger.event));
@@ -231,8 +231,14 @@ fn check_details(known: &Known, details: &Node, path: &str, report: &mut Report<
         report.language(details.at.clone(), path, format!("unexpected value '{shown}'"), "expected here: a mapping, or nothing");
         return;
     };
+    let mut seen: HashSet<String> = HashSet::new();
     for entry in entries {
         let below = parse::join(path, &entry.key);
+        if !seen.insert(entry.key.to_lowercase()) {
+            let message = format!("'{}' is already defined", entry.key);
+            report.language(entry.key_at.clone(), &below, message, "join the two");
+            continue;
+        }
         let shaped = SHAPED.iter().find(|(event, key, _)| *event == known.name && *key == entry.key);
         if let Some((_, _, definition)) = shaped {
             parse::check(&entry.value, definition, Scope::NONE, &below, report);

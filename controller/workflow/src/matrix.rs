@@ -2,6 +2,12 @@
 
 use serde_json::{Map, Value};
 
+/// How many vectors a matrix may have: together with the number of cells this bounds the work.
+const MAX_VECTORS: usize = 64;
+
+/// How many entries `include` and `exclude` may have each.
+const MAX_ENTRIES: usize = 512;
+
 /// One cell: the values of the `matrix` context.
 pub type Cell = Map<String, Value>;
 
@@ -34,6 +40,14 @@ pub enum MatrixError {
         /// The most there may be.
         limit: usize,
     },
+    /// A part of the matrix has more entries than allowed.
+    #[error("the matrix has more than {limit} {part}")]
+    TooLong {
+        /// Which part.
+        part: &'static str,
+        /// The most there may be.
+        limit: usize,
+    },
     /// Nothing is left to run.
     #[error("the matrix has no cells")]
     Empty,
@@ -62,6 +76,15 @@ pub fn expand(matrix: &Value, limit: usize) -> Result<Vec<Cell>, MatrixError> {
             _ => vectors.push((name, list)),
         }
     }
+    for (length, part, limit) in [
+        (vectors.len(), "vectors", MAX_VECTORS),
+        (include.len(), "entries in include", MAX_ENTRIES),
+        (exclude.len(), "entries in exclude", MAX_ENTRIES),
+    ] {
+        if length > limit {
+            return Err(MatrixError::TooLong { part, limit });
+        }
+    }
     let include = cells_of(include, "include")?;
     let exclude = cells_of(exclude, "exclude")?;
     for key in exclude.iter().flat_map(|cell| cell.keys()) {
@@ -72,6 +95,10 @@ pub fn expand(matrix: &Value, limit: usize) -> Result<Vec<Cell>, MatrixError> {
 
     let mut cells = product(&vectors, limit)?;
     cells.retain(|cell| !exclude.iter().any(|exclude| exclude.iter().all(|(key, value)| get(cell, key) == Some(value))));
+
+    if cells.len() > limit {
+        return Err(MatrixError::TooMany { limit });
+    }
 
     // Cells that an include adds are not extended by later ones: only the original product is.
     let originals = cells.len();
@@ -117,8 +144,8 @@ fn product(vectors: &[(&str, &[Value])], limit: usize) -> Result<Vec<Cell>, Matr
     if vectors.is_empty() {
         return Ok(Vec::new());
     }
-    // `exclude` may take cells away again, so the product itself may be larger; sixteen times bounds the work.
-    let bound = limit.saturating_mul(16);
+    // `exclude` may take cells away again, so the product itself may be larger; four times bounds the work.
+    let bound = limit.saturating_mul(4);
     let mut cells = vec![Cell::new()];
     for (name, values) in vectors {
         if cells.len().saturating_mul(values.len()) > bound {
@@ -229,6 +256,7 @@ mod tests {
             (json!({"a": [1], "exclude": [{"b": 1}]}), MatrixError::UnknownExclude("b".into())),
             (json!({"a": [1], "exclude": [{"a": 1}]}), MatrixError::Empty),
             (json!({}), MatrixError::Empty),
+            (json!({"include": vec![json!({}); 513]}), MatrixError::TooLong { part: "entries in include", limit: 512 }),
             (json!({"a": vec![0; 20], "b": vec![0; 20]}), MatrixError::TooMany { limit: 256 }),
         ] {
             assert_eq!(expand(&matrix, 256).unwrap_err(), error);

@@ -1,5 +1,6 @@
 //! A tree of nodes against the table of the language: keys, shapes, and what expressions may name.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use caisson_expr::{Condition, ExprError, Expression, Span, Template};
@@ -33,11 +34,7 @@ pub(crate) fn check(node: &Node, definition: &Definition, outer: Scope, path: &s
         }
         Content::Mapping(entries) => {
             if definition.shapes.iter().any(|shape| matches!(shape, Shape::Any)) {
-                if !scope.is_empty() {
-                    for entry in entries {
-                        check(&entry.value, definition, scope, &join(path, &entry.key), report);
-                    }
-                }
+                check_free_mapping(entries, definition, scope, path, report);
                 return;
             }
             match choose(entries, definition) {
@@ -46,6 +43,25 @@ pub(crate) fn check(node: &Node, definition: &Definition, outer: Scope, path: &s
             }
         }
     }
+}
+
+/// A mapping whose keys the language leaves free: only their being there once matters, and the expressions inside.
+fn check_free_mapping(entries: &[Entry], definition: &Definition, scope: Scope, path: &str, report: &mut Report<'_>) {
+    let mut seen: HashSet<String> = HashSet::new();
+    for entry in entries {
+        let below = join(path, &entry.key);
+        if !seen.insert(entry.key.to_uppercase()) {
+            refuse_duplicate(entry, &below, report);
+        }
+        if !scope.is_empty() {
+            check(&entry.value, definition, scope, &below, report);
+        }
+    }
+}
+
+fn refuse_duplicate(entry: &Entry, path: &str, report: &mut Report<'_>) {
+    let message = format!("'{}' is already defined", entry.key);
+    report.language(entry.key_at.clone(), path, message, "remove or rename one of the two; case makes no difference");
 }
 
 /// The construct's name for what `key` holds below `path`.
@@ -64,7 +80,8 @@ fn choose<'d>(entries: &[Entry], definition: &'d Definition) -> Option<&'d Mappi
 }
 
 fn check_mapping(node: &Node, mapping: &Mapping, scope: Scope, path: &str, report: &mut Report<'_>) {
-    let mut seen: Vec<String> = Vec::new();
+    // A set: a hostile file may have a hundred thousand keys.
+    let mut seen: HashSet<String> = HashSet::new();
     let mut has_expression = false;
     for entry in node.entries() {
         let below = join(path, &entry.key);
@@ -73,13 +90,10 @@ fn check_mapping(node: &Node, mapping: &Mapping, scope: Scope, path: &str, repor
             check_expression_key(entry, scope, &below, report);
             continue;
         }
-        let upper = entry.key.to_uppercase();
-        if !entry.key.is_empty() && seen.contains(&upper) {
-            let message = format!("'{}' is already defined", entry.key);
-            report.language(entry.key_at.clone(), &below, message, "remove or rename one of the two; case makes no difference");
+        if !entry.key.is_empty() && !seen.insert(entry.key.to_uppercase()) {
+            refuse_duplicate(entry, &below, report);
             continue;
         }
-        seen.push(upper);
         if let Some(key) = mapping.keys.iter().find(|key| key.name == entry.key) {
             check(&entry.value, key.definition, scope, &below, report);
         } else if let Some(others) = mapping.others {
@@ -93,7 +107,7 @@ fn check_mapping(node: &Node, mapping: &Mapping, scope: Scope, path: &str, repor
         }
     }
     for key in mapping.keys.iter().filter(|key| key.required && !has_expression) {
-        if !seen.iter().any(|seen| seen.eq_ignore_ascii_case(key.name)) {
+        if !seen.contains(&key.name.to_uppercase()) {
             let message = format!("required property is missing: {}", key.name);
             report.language(first_line(node, report), path, message, format!("add `{}:`", key.name));
         }

@@ -1,6 +1,8 @@
 //! A checked workflow as jobs that wait for what they need. What depends on finished jobs stays a template until
 //! [`crate::expand::expand`].
 
+use std::collections::HashSet;
+
 use caisson_expr::{Expression, Template as Text, Value as Expr};
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind};
 use caisson_model::id::{Digest, JobKey, StepIndex};
@@ -129,6 +131,10 @@ pub fn plan_with(text: &str, file: &str, submission: &Submission, limits: &Limit
     let root = calls::workflow(&mut report, limits, library);
     let Some(root) = root else { return Err(report.into_findings()) };
     support::check(&root, limits.cells, &mut report);
+    if root.get("jobs").is_some_and(|jobs| jobs.entries().len() > limits.jobs) {
+        // The report says so; planning that many would only take time.
+        return Err(report.into_findings());
+    }
     let plan = Planner { root: &root, submission, limits }.plan(&mut report);
     let findings = report.into_findings();
     match plan {
@@ -381,14 +387,12 @@ fn secrets_in(text: &str, names: &mut Vec<String>) {
 /// the check has refused those already.
 fn order(mut jobs: Vec<PlannedJob>) -> Vec<PlannedJob> {
     let mut ordered: Vec<PlannedJob> = Vec::new();
-    loop {
-        let ready = |job: &PlannedJob| job.needs.iter().all(|need| ordered.iter().any(|done| done.key == *need));
-        match jobs.iter().position(ready) {
-            Some(at) => ordered.push(jobs.remove(at)),
-            None => {
-                ordered.append(&mut jobs);
-                return ordered;
-            }
-        }
+    let mut done: HashSet<JobKey> = HashSet::new();
+    while let Some(at) = jobs.iter().position(|job| job.needs.iter().all(|need| done.contains(need))) {
+        let job = jobs.remove(at);
+        done.insert(job.key.clone());
+        ordered.push(job);
     }
+    ordered.append(&mut jobs);
+    ordered
 }

@@ -285,6 +285,8 @@ fn what_breaks_the_language_is_refused_with_its_place() {
     }
     refused("on: push\njobs: {a: {runs-on: x, needs: [b]}, b: {runs-on: x, needs: [a]}, c: {runs-on: x}}", Language, (2, 32), "cycle");
     refused("on: push\njobs: {a: {runs-on: x, needs: [b]}, c: {runs-on: x}}", Language, (2, 32), "unknown job 'b'");
+    refused(&job("    strategy: {matrix: {v: [{a: 1, A: 2}]}}\n"), Language, (5, 36), "already defined");
+    refused("on: {push: {tags: a, tags: b}}\njobs: {a: {runs-on: x}}", Language, (1, 22), "already defined");
     refused("on: pusch\njobs: {a: {runs-on: x}}", Language, (1, 5), "unexpected value 'pusch'");
     refused("on: push\njobs: [\n", Language, (2, 7), "not YAML");
     refused("on: push\njobs: {a: {runs-on: x}}\n---\nb: c\n", Language, (3, 1), "second document");
@@ -384,6 +386,22 @@ fn anchors_work_and_bombs_do_not() {
     assert!(plan_fails(&deep));
     assert!(plan_fails(&format!("on: push\nname: {}", "x".repeat(2_000_000))));
     assert!(plan_fails("on: push\nx: &a [*a]\n"));
+}
+
+#[test]
+fn hostile_files_take_no_time() {
+    let started = std::time::Instant::now();
+    let chain: String = (0..20_000).map(|i| format!("  j{}: {{runs-on: x, needs: j{i}}}\n", i + 1)).collect();
+    assert!(plan_fails(&format!("on: push\njobs:\n  j0: {{runs-on: x}}\n{chain}")));
+    let vectors: String = (0..20_000).map(|i| format!("v{i}: [1], ")).collect();
+    assert!(plan_fails(&job(&format!("    strategy: {{matrix: {{{vectors}}}}}\n"))));
+    let keys: String = (0..50_000).map(|i| format!("    key{i}: {i}\n")).collect();
+    assert!(plan_fails(&job(&keys)));
+    let templates = "    - run: ${{ github.sha }}${{ 1 == 2 }}\n".repeat(20_000);
+    plan(&job(&format!("    steps:\n{templates}")), FILE, &submission("push")).unwrap();
+    assert!(plan_fails(&format!("on: push\njobs: {}", "{a: ".repeat(200_000))));
+    // A debug build on a busy machine is given much more than the milliseconds that these take.
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
 fn plan_fails(text: &str) -> bool {
