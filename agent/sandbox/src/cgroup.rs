@@ -48,6 +48,25 @@ impl Controller {
     }
 }
 
+/// A controller and its group that is ours to write, or why there is none.
+pub(crate) type Surveyed = (Controller, Result<PathBuf, String>);
+
+/// Whether a controller is there and its group ours to write; changes nothing.
+pub(crate) fn survey() -> (CgroupLayout, Vec<Surveyed>) {
+    let (layout, hierarchies) = hierarchies();
+    let found = Controller::ALL.map(|controller| {
+        let found = match hierarchies.iter().find(|hierarchy| hierarchy.controllers.contains(&controller)) {
+            None => Err(format!("no {} controller is mounted here", controller.name())),
+            Some(hierarchy) => match nix::unistd::access(&hierarchy.own, nix::unistd::AccessFlags::W_OK) {
+                Ok(()) => Ok(hierarchy.own.clone()),
+                Err(errno) => Err(format!("{} is not ours to write: {}", hierarchy.own.display(), errno.desc())),
+            },
+        };
+        (controller, found)
+    });
+    (layout, found.into())
+}
+
 /// The launcher's own groups: one per controller with v1, one for all with v2.
 #[derive(Debug)]
 pub(crate) struct Cgroups {

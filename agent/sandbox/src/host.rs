@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::StartError;
 use crate::protection::{Missing, Protection};
+use crate::spec::IdRange;
 
 /// With which ids the launcher works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,4 +57,104 @@ pub struct Standing {
     pub enforceable: Vec<Protection>,
     /// What it can't, and why.
     pub missing: Vec<Missing>,
+}
+
+/// What this host can do, one fact per kernel subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The kernel's release, as uname(2) gives it.
+    pub kernel: String,
+    /// The mode that a launcher started now would work in.
+    pub mode: Mode,
+    /// Where limits come from.
+    pub cgroup: CgroupLayout,
+    /// One per [`Subject`], in its order.
+    pub facts: Vec<Fact>,
+}
+
+impl Host {
+    /// Finds out, by trying in short-lived processes; nothing of it lasts. Blocks for some milliseconds. Like starting a
+    /// launcher it must happen while this process has one thread. `ids` are those of [`crate::launcher::Options::ids`].
+    ///
+    /// # Errors
+    /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] when no process could be made to try with.
+    pub fn probe(ids: IdRange) -> Result<Self, StartError> {
+        crate::launcher::single_threaded()?;
+        Ok(crate::trial::host(ids)?)
+    }
+}
+
+/// One thing that was found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// About what.
+    pub subject: Subject,
+    /// What.
+    pub finding: Finding,
+}
+
+/// Whether something is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// It is.
+    Present {
+        /// Which, or how much.
+        detail: String,
+    },
+    /// It is not.
+    Lacking {
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        action: String,
+    },
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// user_namespaces(7).
+    UserNamespace,
+    /// pid_namespaces(7).
+    PidNamespace,
+    /// mount_namespaces(7).
+    MountNamespace,
+    /// network_namespaces(7).
+    NetworkNamespace,
+    /// ipc_namespaces(7).
+    IpcNamespace,
+    /// uts_namespaces(7).
+    UtsNamespace,
+    /// cgroup_namespaces(7).
+    CgroupNamespace,
+    /// time_namespaces(7).
+    TimeNamespace,
+    /// Ubuntu's sysctl `kernel.apparmor_restrict_unprivileged_userns`.
+    AppArmorRestriction,
+    /// The memory controller, writable for us.
+    MemoryController,
+    /// The cpu controller, writable for us.
+    CpuController,
+    /// The pids controller, writable for us.
+    PidsController,
+    /// Filters of seccomp(2).
+    Seccomp,
+    /// Landlock and its ABI.
+    Landlock,
+    /// The mount calls of Linux 5.12.
+    MountCalls,
+    /// Overlay mounts in the mode that the launcher would have.
+    Overlay,
+    /// Overlay mounts in a user namespace.
+    OverlayUnprivileged,
+    /// Mounts that map owners, on the file system of the working directory.
+    IdmappedMounts,
+    /// subuid(5) and subgid(5) name this user.
+    SubordinateIds,
+    /// newuidmap(1) and newgidmap(1).
+    IdMapTools,
+    /// tmpfs `noswap`, or a host without swap.
+    SecretMemory,
 }

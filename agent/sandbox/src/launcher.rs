@@ -50,6 +50,12 @@ pub fn entry() -> Option<i32> {
     crate::serve::entry()
 }
 
+/// Whether forking is sound: no lock can be held by a thread that the child would lack.
+pub(crate) fn single_threaded() -> Result<(), StartError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?.count();
+    if threads == 1 { Ok(()) } else { Err(StartError::Threads { threads }) }
+}
+
 /// A handle on the launcher process; cheap to clone, usable from many threads. When the last handle and the last
 /// [`Running`] are gone the launcher kills every sandbox, removes what it made and exits.
 #[derive(Debug, Clone)]
@@ -71,10 +77,7 @@ impl Launcher {
     /// # Errors
     /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] with the stage otherwise.
     pub fn start(options: &Options) -> Result<Self, StartError> {
-        let threads = std::fs::read_dir("/proc/self/task").map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?.count();
-        if threads != 1 {
-            return Err(StartError::Threads { threads });
-        }
+        single_threaded()?;
         let (socket, process, standing) = crate::start::start(options)?;
         Ok(Self { inner: Arc::new(Inner { socket, process, standing }) })
     }

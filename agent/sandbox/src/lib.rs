@@ -39,5 +39,6 @@ mod sources;
 mod start;
 mod step;
 mod sys;
+mod trial;
 mod userns;
 mod warden;

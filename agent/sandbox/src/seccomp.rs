@@ -16,6 +16,10 @@ const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
 const AND: u16 = 0x54;
 const RETURN: u16 = 0x06;
+/// Unconditional, with a distance of 32 bits.
+const JUMP: u16 = 0x05;
+/// How far a conditional jump goes; its distance has 8 bits.
+const REACH: usize = 255;
 
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
@@ -145,9 +149,10 @@ fn assemble(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Instruction> {
     for (at, node) in nodes.iter().enumerate() {
         let here = base + at;
         program.push(match node {
-            Node::Branch { number, high, low } => (JUMP_GREATER_EQUAL, (high - at - 1) as u8, (low - at - 1) as u8, *number),
-            // An unconditional jump has a 32-bit distance.
-            Node::Leaf(verdict) => (0x05, 0, 0, (leaves[verdict] - here - 1) as u32),
+            Node::Branch { number, high } => (JUMP_GREATER_EQUAL, (high - at - 1) as u8, 0, *number),
+            Node::Far { number } => (JUMP_GREATER_EQUAL, 0, 1, *number),
+            Node::Jump { to } => (JUMP, 0, 0, (to - at - 1) as u32),
+            Node::Leaf(verdict) => (JUMP, 0, 0, (leaves[verdict] - here - 1) as u32),
         });
     }
     program.extend(tail);
@@ -155,25 +160,45 @@ fn assemble(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Instruction> {
 }
 
 enum Node<'a> {
-    Branch { number: u32, high: usize, low: usize },
+    /// At least this number: go to `high`, else to the next node.
+    Branch {
+        number: u32,
+        high: usize,
+    },
+    /// The same where `high` is further than a conditional jump reaches: go to the next node, which jumps there, or skip it.
+    Far {
+        number: u32,
+    },
+    Jump {
+        to: usize,
+    },
     Leaf(&'a Verdict),
 }
 
-/// Writes the search tree in pre-order; the low side follows its branch at once. Distances stay within 255 since the tree
-/// over n ranges has 2n - 1 nodes and a branch skips one half.
+/// How many nodes a tree over this many ranges has.
+fn size(ranges: usize) -> usize {
+    if ranges == 1 {
+        return 1;
+    }
+    let low = size(ranges / 2);
+    low + size(ranges - ranges / 2) + if low > REACH { 2 } else { 1 }
+}
+
+/// Writes the search tree in pre-order; the low side follows its branch at once.
 fn tree<'a>(ranges: &[(u32, &'a Verdict)], nodes: &mut Vec<Node<'a>>) {
     if let [(_, verdict)] = ranges {
         nodes.push(Node::Leaf(verdict));
         return;
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    let at = nodes.len();
-    nodes.push(Node::Branch { number: high[0].0, high: 0, low: at + 1 });
-    tree(low, nodes);
-    let start = nodes.len();
-    if let Node::Branch { high, .. } = &mut nodes[at] {
-        *high = start;
+    let (number, skipped) = (high[0].0, size(low.len()));
+    if skipped > REACH {
+        nodes.push(Node::Far { number });
+        nodes.push(Node::Jump { to: nodes.len() + 1 + skipped });
+    } else {
+        nodes.push(Node::Branch { number, high: nodes.len() + 1 + skipped });
     }
+    tree(low, nodes);
     tree(high, nodes);
 }
 
@@ -222,3 +247,6 @@ fn one_of(offset: u32, values: &[u32], otherwise: &[Instruction]) -> Vec<Instruc
     program.extend_from_slice(otherwise);
     program
 }
+
+#[cfg(test)]
+mod tests;

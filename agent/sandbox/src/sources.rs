@@ -66,7 +66,7 @@ impl Owners {
 }
 
 /// A user namespace that exists for its map alone: a process makes it, we take it, the process goes.
-fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<OwnedFd, Failure> {
+pub(crate) fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<OwnedFd, Failure> {
     let failed = |errno| Failure::new(Stage::Owner, format!("host id {}:{}", owner.uid, owner.gid), errno);
     match sys::clone3(libc::CLONE_NEWUSER as u64, None).map_err(failed)? {
         Cloned::Child => loop {
@@ -303,6 +303,6 @@ pub(crate) fn secrets(files: &[SecretFile], context: &Context<'_>) -> Result<(Ow
     Ok((tree, kept_out_of_swap || no_swap()))
 }
 
-fn no_swap() -> bool {
+pub(crate) fn no_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() <= 1)
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use caisson_sandbox::error::{Stage, StartError};
+use caisson_sandbox::host::{Finding, Subject};
 use caisson_sandbox::launcher::{Launcher, Options};
 use caisson_sandbox::outcome::{Cause, Status};
 use caisson_sandbox::spec::{Network, Spec};
@@ -26,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("many launches at once from many threads", many),
     ("a killed launcher leaves nothing", killed_launcher),
     ("a killed caller leaves nothing", killed_caller),
+    ("the host is probed without effect", probe),
     ("the launcher refuses to start beside threads", threads),
 ];
 
@@ -232,4 +234,17 @@ fn threads(setting: &Setting) {
     assert!(setting.start(&spec).is_err());
     let pollable: OwnedFd = setting.launcher.as_fd().try_clone_to_owned().unwrap();
     assert!(pollable.into_raw_fd() > 2);
+}
+
+fn probe(setting: &Setting) {
+    let before = std::fs::read_link("/proc/self/ns/user").unwrap();
+    let host = caisson_sandbox::host::Host::probe(Options::default().ids).unwrap();
+    assert_eq!(before, std::fs::read_link("/proc/self/ns/user").unwrap());
+    assert_eq!(host.mode, setting.launcher.mode());
+    assert_eq!(host.cgroup, setting.launcher.standing().cgroup);
+    for fact in &host.facts {
+        println!("     {:?}: {:?}", fact.subject, fact.finding);
+    }
+    let overlay = host.facts.iter().find(|fact| fact.subject == Subject::Overlay).unwrap();
+    assert!(matches!(overlay.finding, Finding::Present { .. }), "the overlay test passes here");
 }
