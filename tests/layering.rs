@@ -32,7 +32,7 @@ const OWNED: [(&str, &[&str]); 13] = [
     ("prost", &["caisson-proto"]),
     ("protox", &["caisson-proto"]),
     ("rusqlite", &["caisson-controller"]),
-    ("serde-saphyr", &["caisson-workflow"]),
+    ("granit-parser", &["caisson-workflow"]),
     ("seccompiler", &["caisson-sandbox"]),
     ("caps", &["caisson-sandbox"]),
     ("cgroups-rs", &["caisson-sandbox"]),

@@ -160,6 +160,9 @@ fn check_graph(jobs: &Node, report: &mut Report<'_>) {
         }
     }
     for entry in entries.iter().filter(|entry| !started.contains(entry.key.as_str())) {
+        if report.is_full() {
+            return;
+        }
         for (need, node) in needs(&entry.value).into_iter().filter(|(need, _)| !started.contains(need.0.as_str())) {
             let path = format!("jobs.{}.needs", entry.key);
             if keys.contains(need.0.as_str()) {
@@ -167,7 +170,12 @@ fn check_graph(jobs: &Node, report: &mut Report<'_>) {
                 report.language(node.at.clone(), &path, message, "remove one of the needs on the circle");
             } else {
                 let message = format!("job '{}' depends on unknown job '{need}'", entry.key);
-                let near = keys.iter().map(|key| (parse::distance(&need.0, key), *key)).min().filter(|(d, _)| *d <= 2);
+                let near = entries
+                    .iter()
+                    .take(200)
+                    .map(|entry| (parse::distance(&need.0, &entry.key), entry.key.as_str()))
+                    .min()
+                    .filter(|(d, _)| *d <= 2);
                 let help = match near {
                     Some((_, key)) => format!("did you mean `{key}`?"),
                     None => "name a job of this workflow".to_owned(),

@@ -68,9 +68,14 @@ impl<'t> Report<'t> {
         Report { source, findings: Vec::new() }
     }
 
+    /// Whether nothing more is taken up: what costs time to find need not be looked for.
+    pub(crate) fn is_full(&self) -> bool {
+        self.findings.len() >= MAX_FINDINGS
+    }
+
     /// Adds a finding about the bytes `at`.
     pub(crate) fn add(&mut self, at: Range<usize>, finding: Finding<'_>) {
-        if self.findings.len() >= MAX_FINDINGS {
+        if self.is_full() {
             return;
         }
         let first_line = self.source.text.get(at.clone()).unwrap_or_default().lines().next().unwrap_or_default();

@@ -31,6 +31,7 @@ mod overview;
 mod parse;
 mod permissions;
 mod plan;
+mod references;
 mod schema;
 mod scope;
 mod support;

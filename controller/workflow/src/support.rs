@@ -7,6 +7,7 @@ use crate::diagnostic::Report;
 use crate::events;
 use crate::matrix;
 use crate::parse;
+use crate::references;
 use crate::taint;
 use crate::uses::Uses;
 use crate::yaml::{Content, Node, Scalar};
@@ -48,6 +49,7 @@ pub(crate) fn check(root: &Node, max_cells: usize, report: &mut Report<'_>) {
     for entry in root.get("jobs").map(Node::entries).unwrap_or_default() {
         check_job(&entry.value, &parse::join("jobs", &entry.key), max_cells, report);
     }
+    references::check(root, report);
 }
 
 fn warn_no_effect(key: &str, value: &Node, at: std::ops::Range<usize>, path: &str, report: &mut Report<'_>) {

@@ -371,6 +371,27 @@ fn what_has_no_effect_is_said() {
 }
 
 #[test]
+fn names_that_are_not_there_are_said() {
+    let body = "    strategy: {matrix: {os: [x], include: [{py: '3'}]}}\n    if: needs.b.result\n    steps:\n    - run: echo ${{ matrix.oss }} ${{ matrix.py }} ${{ steps.s.outputs.x }}\n      id: s\n    - {run: a, if: steps.s.outcome == 'success' && steps.t.outcome}\n    - run: a\n      env: {T: \"${{ secrets.GITHUB_TOKEN }}\"}\n    outputs: {x: \"${{ steps.s.outputs.x }}\"}\n";
+    let warnings = planned(&job(body)).warnings;
+    let said: Vec<(u32, u32, &str)> =
+        warnings.iter().map(|w| (w.location.line, w.location.column, w.message.split(':').next().unwrap())).collect();
+    assert_eq!(
+        said,
+        [
+            (6, 9, "`needs.b` is always empty"),
+            (8, 21, "`matrix.oss` is always empty"),
+            (8, 56, "`steps.s` is always empty"),
+            (10, 52, "`steps.t` is always empty"),
+            (12, 21, "`secrets.GITHUB_TOKEN` is empty"),
+        ]
+    );
+    assert_eq!(warnings[1].help, "did you mean `matrix.os`?");
+    let computed = job("    strategy: {matrix: \"${{ fromJSON(vars.m) }}\"}\n    steps: [{run: \"${{ matrix.any }}\"}]\n");
+    assert!(planned(&computed).warnings.is_empty());
+}
+
+#[test]
 fn anchors_work_and_bombs_do_not() {
     let text = "on: push\njobs:\n  a: &job\n    runs-on: x\n    steps: [&s {run: echo}, *s]\n  b: *job\n";
     let plan = planned(text);
@@ -393,6 +414,10 @@ fn hostile_files_take_no_time() {
     let started = std::time::Instant::now();
     let chain: String = (0..20_000).map(|i| format!("  j{}: {{runs-on: x, needs: j{i}}}\n", i + 1)).collect();
     assert!(plan_fails(&format!("on: push\njobs:\n  j0: {{runs-on: x}}\n{chain}")));
+    let unknown: String = (0..20_000).map(|i| format!("  j{i}: {{runs-on: x, needs: k{i}}}\n")).collect();
+    assert!(plan_fails(&format!("on: push\njobs:\n  j: {{runs-on: x}}\n{unknown}")));
+    let steps: String = (0..10_000).map(|i| format!("    - {{id: s{i}, run: \"${{{{ steps.t{i}.outputs.x }}}}\"}}\n")).collect();
+    plan(&job(&format!("    steps:\n{steps}")), FILE, &submission("push")).unwrap();
     let vectors: String = (0..20_000).map(|i| format!("v{i}: [1], ")).collect();
     assert!(plan_fails(&job(&format!("    strategy: {{matrix: {{{vectors}}}}}\n"))));
     let keys: String = (0..50_000).map(|i| format!("    key{i}: {i}\n")).collect();
