@@ -142,7 +142,8 @@ impl Line {
     fn text(self) -> String {
         match self {
             Self::Range { base, count } => format!("0 {base} {count}"),
-            Self::Own { own: 0, count } => format!("0 0 {}", count + 1),
+            // Two lines, since one may not span two of the launcher's own.
+            Self::Own { own: 0, count } => format!("0 0 1\n1 1 {count}"),
             Self::Own { own, count } => {
                 let after = if count > own { format!("\n{0} {0} {1}", own + 1, count - own) } else { String::new() };
                 format!("0 1 {own}\n{own} 0 1{after}")
@@ -246,6 +247,8 @@ mod tests {
         let own = IdMap::new(Mode::Subordinate { count: 65536 }, default, Ids::Default, runner).unwrap();
         assert_eq!(own.users.text(), "0 1 1000\n1000 0 1\n1001 1001 64536");
         assert_eq!(own.outside(1000, 999), (Uid::from_raw(0), Gid::from_raw(1000)));
+        let own = IdMap::new(Mode::Subordinate { count: 65536 }, default, Ids::Default, Identity::NamespaceRoot).unwrap();
+        assert_eq!(own.users.text(), "0 0 1\n1 1 65536");
         let single = IdMap::new(Mode::Single, default, Ids::Default, runner).unwrap();
         assert_eq!((single.users.text().as_str(), single.init()), ("1000 0 1", (1000, 1000)));
     }

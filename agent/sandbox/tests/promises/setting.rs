@@ -38,6 +38,15 @@ impl Setting {
         self.launcher.mode() == Mode::Root
     }
 
+    /// Whether something can be tried here; says why if not.
+    pub(crate) fn enforces(&self, protection: Protection) -> bool {
+        let missing = self.launcher.standing().missing.iter().find(|missing| missing.protection == protection);
+        if let Some(missing) = missing {
+            println!("skipped: {missing}");
+        }
+        missing.is_none()
+    }
+
     /// The host's programs, nothing else of it.
     pub(crate) fn spec(&self, program: &str, args: &[&str]) -> Spec {
         let mut spec = Spec::closed(program);
@@ -49,9 +58,6 @@ impl Setting {
             if let Ok(to) = std::fs::read_link(&target) {
                 spec.mounts.push(Mount::Symlink { target, to });
             }
-        }
-        if !self.root() {
-            spec.allow_missing = [Protection::MemoryLimit, Protection::CpuLimit].into();
         }
         spec
     }
