@@ -166,7 +166,7 @@ fn confine(filter: &[Instruction]) -> Result<(), Failure> {
     }
     let kill: CapsHashSet = [Capability::CAP_KILL].into();
     let none = CapsHashSet::new();
-    caps::set(None, CapSet::Ambient, &none).map_err(cap)?;
+    sys::clear_ambient().map_err(|errno| Failure::new(Stage::Capabilities, "init", errno))?;
     caps::set(None, CapSet::Inheritable, &none).map_err(cap)?;
     caps::set(None, CapSet::Effective, &kill).map_err(cap)?;
     caps::set(None, CapSet::Permitted, &kill).map_err(cap)?;

@@ -138,7 +138,9 @@ impl Server {
 
     /// Makes one slot ahead when nothing else is to be done.
     fn refill(&mut self, socket: &OwnedFd) {
-        if self.warm.len() >= self.setup.warm.max(1) {
+        // Not while another is being built: both would wait for the same locks of the kernel.
+        let building = self.running.iter().any(|sandbox| matches!(sandbox.phase, Phase::Building { .. }));
+        if building || self.warm.len() >= self.setup.warm.max(1) {
             return;
         }
         let mut waits = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];

@@ -55,6 +55,7 @@ pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3]) -> Result<Infallible, Fai
     nix::unistd::setresgid(gid, gid, gid).map_err(failed(Stage::Identity, "gid"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(failed(Stage::Identity, "uid"))?;
     let none = CapsHashSet::new();
+    sys::clear_ambient().map_err(failed(Stage::Capabilities, "ambient"))?;
     for (set, value) in [(CapSet::Ambient, &none), (CapSet::Inheritable, &none), (CapSet::Effective, &keep), (CapSet::Permitted, &keep)] {
         caps::set(None, set, value).map_err(|_| Failure::new(Stage::Capabilities, format!("{set:?}"), Errno::EPERM))?;
     }

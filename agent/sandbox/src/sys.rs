@@ -397,3 +397,9 @@ pub(crate) fn drop_bounding(keep: impl Fn(u32) -> bool) -> Result<(), Errno> {
     }
     Ok(())
 }
+
+/// Empties the ambient set (prctl(2) PR_CAP_AMBIENT_CLEAR_ALL, 4.3).
+pub(crate) fn clear_ambient() -> Result<(), Errno> {
+    // WHY: the caps crate lowers one capability after another. SAFETY: no memory argument.
+    Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }).map(drop)
+}

@@ -93,8 +93,11 @@ impl Setting {
         ran.out.trim().to_owned()
     }
 
-    /// After all tests: no group of a sandbox but those of warm slots.
+    /// After all tests: no group of a sandbox but those of warm slots, no descriptor but those and what the launcher keeps.
     pub(crate) fn nothing_is_left(&self) {
+        let launcher = launcher_of(std::process::id()).unwrap();
+        let descriptors = || std::fs::read_dir(format!("/proc/{launcher}/fd")).map_or(0, Iterator::count);
+        until("descriptors are closed", || descriptors() < 40);
         until("cgroups are removed", || groups(std::process::id()).iter().all(|base| children(base) <= 3));
     }
 }
