@@ -187,6 +187,8 @@ pub(crate) fn victim() -> ! {
     let marker = format!("9{:06}.25", std::process::id());
     let setting = Setting::new();
     let (running, _, _) = setting.start(&setting.spec("sleep", &[&marker])).unwrap();
+    // It will not live to do this at its end.
+    std::fs::remove_dir(setting.scratch.path()).unwrap();
     println!("{marker}");
     let ended = running.wait();
     // The launcher was killed: that must be an error and not a wait for ever. Stay, so that the test sees who cleans up.

@@ -38,6 +38,7 @@ fn main() {
         failed += usize::from(!passed);
     }
     setting.nothing_is_left();
+    drop(setting);
     let mut code = i32::from(failed > 0);
     if nix::unistd::geteuid().is_root() {
         code |= setting::again_as_ordinary_user(&first);
