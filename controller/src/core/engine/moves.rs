@@ -1,0 +1,200 @@
+//! What follows: groups that become ready, stops, losses, deadlines and the end of a run.
+
+use caisson_model::id::{Hold, JobId, JobKey, RunId};
+use caisson_model::job::{JobSpec, Need};
+use caisson_model::lease::ControllerMessage;
+use caisson_model::outcome::{Cause, Outcome};
+use indexmap::IndexMap;
+
+use crate::core::effect::Effect;
+use crate::core::engine::{ENDED_RUNS, Engine};
+use crate::core::job::{Job, Life};
+use crate::core::record::Record;
+use caisson_workflow::{Expansion, PlannedJob, Ready, expand};
+
+impl Engine {
+    /// Expands every group of the run whose needs have ended, until none is left, and ends the run when all jobs have.
+    pub(super) fn advance(&mut self, id: RunId) {
+        while let Some((job, planned, needs)) = self.ready(id) {
+            let Some(run) = self.state.runs.get(&id) else { return };
+            let ready = Ready {
+                run: id,
+                first_index: job.index,
+                needs,
+                ancestor_failed: run.ancestor_failed(&planned.key),
+                cancelled: run.cancelled.is_some(),
+                contexts: run.contexts.clone(),
+                source: run.source,
+            };
+            match expand(&planned, &ready) {
+                Ok(Expansion::Cells(cells)) if !cells.is_empty() => self.expanded(id, job, planned.key, cells),
+                Ok(_) => self.end(job, None, Outcome::Skipped, None, IndexMap::new()),
+                Err(diagnostic) => {
+                    let place = &diagnostic.location;
+                    let message =
+                        format!("{}:{}:{}: {}: {}", place.file, place.line, place.column, diagnostic.construct, diagnostic.message);
+                    self.end(job, None, Outcome::Failure, Some(Cause::Invalid { message }), IndexMap::new());
+                }
+            }
+        }
+        let Some(run) = self.state.runs.get(&id) else { return };
+        if run.view.finished.is_none()
+            && let Some(outcome) = run.result()
+        {
+            self.record(Record::RunEnded { run: id, at: self.now, outcome });
+            self.tell_run(id);
+            self.ended.insert((self.now, id));
+            if self.ended.len() > ENDED_RUNS
+                && let Some((_, oldest)) = self.ended.pop_first()
+            {
+                let jobs = self.state.runs.get(&oldest).map(|run| run.jobs.iter().map(|job| job.id).collect::<Vec<_>>());
+                self.record(Record::Forgotten { run: oldest });
+                jobs.into_iter().flatten().for_each(|job| self.index(job));
+            }
+        }
+    }
+
+    /// A group that waits and whose needs have all ended.
+    fn ready(&self, id: RunId) -> Option<(JobId, PlannedJob, IndexMap<String, Need>)> {
+        let run = self.state.runs.get(&id)?;
+        run.groups.iter().find_map(|group| {
+            let waiting = run.cells(group).find(|job| job.life == Life::Waiting)?;
+            let needs = group.planned.needs.iter().map(|key| Some((key.0.clone(), run.need(key)?)));
+            Some((waiting.id, group.planned.clone(), needs.collect::<Option<_>>()?))
+        })
+    }
+
+    fn expanded(&mut self, run: RunId, placeholder: JobId, key: JobKey, mut cells: Vec<JobSpec>) {
+        let next = self.state.runs.get(&run).map_or(0, |run| run.jobs.len());
+        let free = (next + 1..).filter_map(|index| u32::try_from(index).ok()).map(|index| JobId { run, index });
+        for (cell, id) in cells.iter_mut().zip(std::iter::once(placeholder).chain(free)) {
+            cell.id = id;
+        }
+        let ids: Vec<JobId> = cells.iter().map(|cell| cell.id).collect();
+        self.record(Record::Expanded { run, key, at: self.now, cells });
+        for id in ids {
+            self.index(id);
+            self.tell_job(id);
+        }
+    }
+
+    /// A job ends, whatever it was doing. One that fails takes the other cells of its matrix along, if they are to fail fast.
+    pub(super) fn end(&mut self, id: JobId, hold: Option<Hold>, outcome: Outcome, cause: Option<Cause>, outputs: IndexMap<String, String>) {
+        self.refusals.remove(&id);
+        self.record(Record::Ended { job: id, at: self.now, hold, outcome, cause, outputs });
+        self.index(id);
+        self.tell_job(id);
+        let Some(run) = self.state.runs.get(&id.run) else { return };
+        let Some(job) = run.job(id) else { return };
+        let fails_fast = job.spec.as_ref().is_some_and(|spec| spec.strategy.fail_fast) && job.counts();
+        if fails_fast && outcome.result() == "failure" {
+            let others = run.group(&job.key).map(|group| group.cells.clone()).unwrap_or_default();
+            for index in others {
+                self.stop(JobId { run: id.run, index }, Outcome::Cancelled);
+            }
+        }
+    }
+
+    /// A job is to end. One that waits for its needs is judged when they have ended, as its condition may want it to run nevertheless.
+    pub(super) fn stop(&mut self, id: JobId, outcome: Outcome) {
+        let Some(job) = self.state.job(id) else { return };
+        match &job.life {
+            Life::Waiting | Life::Finished(_) => {}
+            Life::Queued { .. } => self.end(id, None, outcome, None, IndexMap::new()),
+            Life::Offered { agent, hold, .. } => {
+                let (hold, session) = (*hold, self.agents.get(agent).and_then(|agent| agent.session));
+                self.end(id, None, outcome, None, IndexMap::new());
+                if let Some(session) = session {
+                    self.effects.push(Effect::Send(session, ControllerMessage::Forget(hold)));
+                }
+            }
+            Life::Leased(lease) | Life::Running(lease) | Life::Suspect { lease, .. } => {
+                if lease.stop.is_some() {
+                    return;
+                }
+                let (hold, session) = (lease.hold, self.agents.get(&lease.agent).and_then(|agent| agent.session));
+                self.record(Record::Stopping { attempt: hold.attempt, at: self.now, outcome });
+                self.index(id);
+                if let Some(session) = session {
+                    let (terminate_after, kill_after) = (self.timing.terminate_after, self.timing.kill_after);
+                    self.effects.push(Effect::Send(session, ControllerMessage::Cancel { hold, terminate_after, kill_after }));
+                }
+            }
+        }
+    }
+
+    /// The agent does not have the attempt any more.
+    pub(super) fn lose(&mut self, hold: Hold, why: &str) {
+        let Ok(lease) = self.lease(hold) else { return };
+        let message = format!("agent {} was lost: {why}", lease.agent);
+        let session = self.agents.get(&lease.agent).and_then(|agent| agent.session);
+        self.release(hold, true, Cause::Lost { message: message.clone() });
+        self.effects.push(Effect::EndLogs(hold.attempt, message));
+        if let Some(session) = session {
+            self.effects.push(Effect::Send(session, ControllerMessage::Forget(hold)));
+        }
+        self.advance(hold.attempt.job.run);
+    }
+
+    /// An attempt ends without a result. Its job is queued again, unless it was to end anyway or was lost too often.
+    pub(super) fn release(&mut self, hold: Hold, lost: bool, cause: Cause) {
+        let id = hold.attempt.job;
+        let Ok(lease) = self.lease(hold) else { return };
+        let stop = lease.stop;
+        let losses = self.state.job(id).map_or(0, |job: &Job| job.losses);
+        if let Some(stop) = stop {
+            let cause = (stop.outcome != Outcome::Cancelled).then_some(cause);
+            self.end(id, Some(hold), stop.outcome, cause, IndexMap::new());
+        } else if lost && losses + 1 >= self.timing.losses {
+            self.end(id, Some(hold), Outcome::Faulted, Some(cause), IndexMap::new());
+        } else {
+            self.record(Record::Released { attempt: hold.attempt, at: self.now, lost });
+            self.index(id);
+            self.tell_job(id);
+        }
+    }
+
+    /// Whatever is due.
+    pub(super) fn tick(&mut self) {
+        while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= self.now) {
+            self.overdue(id);
+            // Every arm moves the job or its deadline on. If one ever did not, the loop must end all the same.
+            if self.due.remove(&(at, id)) {
+                self.indexed.entry(id).and_modify(|indexed| indexed.due = None);
+            }
+        }
+    }
+
+    fn overdue(&mut self, id: JobId) {
+        let Some(job) = self.state.job(id) else { return };
+        match job.life.clone() {
+            Life::Waiting | Life::Finished(_) => {}
+            Life::Queued { .. } => {
+                let now = self.now;
+                if let Some(refusals) = self.refusals.get_mut(&id) {
+                    refusals.retain(|_, until| *until > now);
+                }
+                self.index(id);
+            }
+            Life::Offered { agent, hold, .. } => {
+                let session = self.agents.get(&agent).and_then(|agent| agent.session);
+                self.refuse(id, &agent);
+                if let Some(session) = session {
+                    self.effects.push(Effect::Send(session, ControllerMessage::Forget(hold)));
+                }
+            }
+            Life::Leased(lease) | Life::Running(lease) | Life::Suspect { lease, .. } if self.limit(job, &lease) <= self.now => {
+                match lease.stop {
+                    Some(_) => self.lose(lease.hold, "it did not end the attempt when told to"),
+                    None => self.stop(id, Outcome::TimedOut),
+                }
+            }
+            Life::Suspect { lease, .. } => self.lose(lease.hold, "its lease and the grace after it have ended"),
+            Life::Leased(lease) | Life::Running(lease) => {
+                let until = lease.expires.after(self.timing.grace);
+                self.enter(id, Life::Suspect { lease, until });
+                self.tell_job(id);
+            }
+        }
+    }
+}

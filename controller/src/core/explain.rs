@@ -1,0 +1,73 @@
+//! Why a job is not running, in one sentence for each reason.
+
+use caisson_model::id::RunId;
+use caisson_model::run::Explanation;
+
+use crate::core::engine::Engine;
+use crate::core::event::Refusal;
+use crate::core::job::{Job, Life};
+use crate::core::state::Run;
+
+/// The jobs of the run that have not ended and do not run, and why.
+///
+/// # Errors
+/// [`Refusal::NotFound`] when there is no such run in memory.
+pub fn explain(engine: &Engine, run: RunId) -> Result<Vec<Explanation>, Refusal> {
+    let run = engine.state().runs.get(&run).ok_or_else(|| Refusal::NotFound(format!("run {run}")))?;
+    let about = |job: &Job| Explanation { job: job.id, reasons: reasons(engine, run, job) };
+    Ok(run.in_order().map(about).filter(|explanation| !explanation.reasons.is_empty()).collect())
+}
+
+fn reasons(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
+    match &job.life {
+        Life::Finished(_) | Life::Running(_) => Vec::new(),
+        Life::Waiting => waiting(run, job),
+        Life::Queued { .. } => queued(engine, run, job),
+        Life::Offered { agent, .. } => vec![format!("it is offered to agent {agent}, which has not answered yet")],
+        Life::Leased(lease) => vec![format!("agent {} has it and has not started a step yet", lease.agent)],
+        Life::Suspect { lease, .. } => vec![format!(
+            "agent {} has it and was not heard of for {:?}; it may come back within {:?}",
+            lease.agent,
+            engine.timing().term,
+            engine.timing().grace
+        )],
+    }
+}
+
+fn waiting(run: &Run, job: &Job) -> Vec<String> {
+    let needs = run.group(&job.key).map(|group| group.planned.needs.as_slice()).unwrap_or_default();
+    let open = needs.iter().filter(|key| run.need(key).is_none());
+    open.map(|key| format!("it needs job {key}, which has not ended")).collect()
+}
+
+fn queued(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
+    let Some(spec) = &job.spec else { return Vec::new() };
+    let labels = spec.labels.join(", ");
+    let present: Vec<_> = engine.agents().iter().filter(|(_, agent)| agent.session.is_some()).collect();
+    if present.is_empty() {
+        return vec!["no agent is connected".to_owned()];
+    }
+    if let Some(most) = spec.strategy.max_parallel {
+        let active = run.group(&job.key).map_or(0, |group| run.cells(group).filter(|cell| cell.life.is_active()).count());
+        if active >= usize::try_from(most).unwrap_or(usize::MAX) {
+            return vec![format!("max-parallel lets {most} of its matrix run at once, and {active} do")];
+        }
+    }
+    let capable: Vec<_> = present.iter().filter(|(_, agent)| agent.serves(&spec.labels)).collect();
+    if capable.is_empty() {
+        let offered: Vec<_> = present.iter().map(|(name, agent)| format!("{name} serves {}", agent.hello.labels.join(", "))).collect();
+        return vec![format!("no connected agent serves runs-on {labels}: {}", offered.join("; "))];
+    }
+    let reason = |name: &caisson_model::id::AgentName, agent: &crate::core::matching::Agent| {
+        if agent.draining {
+            format!("agent {name} is draining")
+        } else if agent.free() == 0 {
+            format!("all {} slots of agent {name} are taken", agent.hello.slots)
+        } else if engine.refusals(job.id).any(|(refused, _)| refused == name) {
+            format!("agent {name} refused it a moment ago")
+        } else {
+            format!("agent {name} is free and will be offered it")
+        }
+    };
+    capable.into_iter().map(|(name, agent)| reason(name, agent)).collect()
+}

@@ -1,0 +1,139 @@
+//! Durable facts. The journal is a list of these; applied in order to an empty state they give the state back.
+
+use caisson_model::id::{AgentName, AttemptId, Hold, JobId, JobKey, RunId, StepIndex};
+use caisson_model::job::JobSpec;
+use caisson_model::outcome::{Cause, Outcome};
+use caisson_model::time::Timestamp;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use caisson_workflow::Plan;
+
+/// The form of the records that this build writes. An older form is still read; a newer one is refused.
+pub const RECORD_VERSION: u32 = 1;
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Record {
+    /// A controller opened the journal. Fences of this epoch are above those of all earlier ones.
+    Opened {
+        /// Counted from 1.
+        epoch: u64,
+    },
+    /// A run was admitted.
+    Submitted {
+        /// The run.
+        run: RunId,
+        /// When.
+        at: Timestamp,
+        /// Its jobs, as they were admitted.
+        plan: Box<Plan>,
+    },
+    /// A group's needs had ended and it became cells. The first takes over the id of the group's placeholder.
+    Expanded {
+        /// The run.
+        run: RunId,
+        /// The group.
+        key: JobKey,
+        /// When.
+        at: Timestamp,
+        /// The cells, with their ids.
+        cells: Vec<JobSpec>,
+    },
+    /// An agent took an offer.
+    Leased {
+        /// The attempt.
+        hold: Hold,
+        /// The agent.
+        agent: AgentName,
+        /// When.
+        at: Timestamp,
+    },
+    /// A report of a step was taken.
+    Reported {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The report's number.
+        sequence: u64,
+        /// The step.
+        step: StepIndex,
+        /// What it means for the step's life.
+        mark: Mark,
+        /// When, by the agent's clock.
+        at: Timestamp,
+    },
+    /// The secrets of a step were handed out.
+    SecretsOpened {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The step.
+        step: StepIndex,
+    },
+    /// A person cancelled the run.
+    Cancelled {
+        /// The run.
+        run: RunId,
+        /// When.
+        at: Timestamp,
+    },
+    /// An attempt was told to end.
+    Stopping {
+        /// The attempt.
+        attempt: AttemptId,
+        /// When.
+        at: Timestamp,
+        /// How the job counts if the agent says nothing more.
+        outcome: Outcome,
+    },
+    /// An attempt ended without a result; its job is queued again.
+    Released {
+        /// The attempt.
+        attempt: AttemptId,
+        /// When.
+        at: Timestamp,
+        /// Whether the agent is gone, rather than having given it back.
+        lost: bool,
+    },
+    /// A job ended.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// When.
+        at: Timestamp,
+        /// The attempt whose result this is; without one it never ran, or ran into nothing.
+        hold: Option<Hold>,
+        /// How.
+        outcome: Outcome,
+        /// Why.
+        cause: Option<Cause>,
+        /// Its outputs.
+        outputs: IndexMap<String, String>,
+    },
+    /// Every job has ended.
+    RunEnded {
+        /// The run.
+        run: RunId,
+        /// When.
+        at: Timestamp,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A run that ended long ago left the engine's memory. Its history stays in the store.
+    Forgotten {
+        /// The run.
+        run: RunId,
+    },
+}
+
+/// What a report means for the life of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mark {
+    /// It began.
+    Started,
+    /// It ended.
+    Finished,
+    /// It goes on.
+    Remark,
+}

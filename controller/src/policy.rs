@@ -1,0 +1,220 @@
+//! Admission: what the steps of a plan may do under the operator's rules. Pure.
+//!
+//! A plan comes in with the secrets that each step asks for and closed grants; it leaves with the grants that its jobs
+//! carry to the end. Nothing in a checkout can widen them.
+//!
+//! # The default
+//! A step gets no network. A step whose script does nothing but install Python packages (see [`install`]) reaches the
+//! package index, and loses the secrets that its job or workflow put into every step's environment: what it runs is
+//! written by strangers. A step that names a secret itself gets no network by default, install step or not.
+
+pub mod install;
+pub mod rules;
+mod shell;
+
+use std::collections::BTreeSet;
+
+use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
+use caisson_model::id::JobKey;
+use caisson_model::policy::{Destination, Egress, Grant, Identity, Limits, Preset};
+use caisson_model::step::{Action, Location, StepSpec, Template};
+use caisson_workflow::{Plan, PlannedJob};
+
+use crate::policy::install::Reading;
+pub use crate::policy::rules::Rules;
+use crate::policy::rules::{StepRule, StepSubject};
+
+/// Actions that need the package index themselves: a Python without pip gets it from there.
+const INSTALLING_ACTIONS: [&str; 1] = ["actions/setup-python"];
+
+/// Writes every step's grant, or refuses the plan. `known` are the names of the secrets that can be opened.
+///
+/// # Errors
+/// All findings, warnings among them, when at least one is an error.
+pub fn admit(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Result<Plan, Vec<Diagnostic>> {
+    let mut admission = Admission { rules, known, told: BTreeSet::new(), findings: Vec::new() };
+    let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
+    for job in &mut plan.jobs {
+        let inherited = inherited(job);
+        for step in &mut job.steps {
+            step.grant = admission.grant([&workflow, &file], &job.key, step, &inherited);
+        }
+    }
+    plan.warnings.append(&mut admission.findings);
+    match plan.warnings.iter().any(|finding| finding.severity == Severity::Error) {
+        true => Err(plan.warnings),
+        false => Ok(plan),
+    }
+}
+
+struct Admission<'r> {
+    rules: &'r Rules,
+    known: &'r BTreeSet<String>,
+    told: BTreeSet<String>,
+    findings: Vec<Diagnostic>,
+}
+
+/// Secrets that the job's or the workflow's environment gives to every step.
+fn inherited(job: &PlannedJob) -> BTreeSet<String> {
+    secrets(job.workflow_env.iter().chain(&job.env).map(|(_, value)| value.0.as_str()))
+}
+
+/// Secrets that the step itself names.
+fn own(step: &StepSpec) -> BTreeSet<String> {
+    let template = |template: &Template| template.0.clone();
+    let mut texts: Vec<String> = step.env.iter().map(|(_, value)| template(value)).collect();
+    texts.extend(step.name.iter().chain(&step.continue_on_error).chain(&step.timeout_minutes).map(template));
+    texts.extend(step.condition.iter().map(|condition| format!("${{{{ {} }}}}", condition.0)));
+    match &step.action {
+        Action::Run { script, shell, working_directory } => {
+            texts.extend([script].into_iter().chain(shell).chain(working_directory).map(template));
+        }
+        Action::Uses { with, .. } => texts.extend(with.iter().map(|(_, value)| template(value))),
+    }
+    secrets(texts.iter().map(String::as_str))
+}
+
+fn secrets<'t>(texts: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for template in texts.filter_map(|text| caisson_expr::Template::parse(text).ok()) {
+        for path in template.expressions().flat_map(|(expression, _)| expression.paths()) {
+            if let (true, Some(caisson_expr::Segment::Name(name))) = (path.root.eq_ignore_ascii_case("secrets"), path.segments.first()) {
+                names.insert(name.to_uppercase());
+            }
+        }
+    }
+    names
+}
+
+impl Admission<'_> {
+    fn grant(&mut self, workflow: [&str; 2], job: &JobKey, step: &StepSpec, inherited: &BTreeSet<String>) -> Grant {
+        let label = step.name.as_ref().map_or_else(|| step.label(), |name| name.0.clone());
+        let subject = StepSubject { workflow, job: &job.0, step: [step.id.as_deref().unwrap_or_default(), &label] };
+        let rule = self.rules.for_step(&subject);
+        let construct = format!("jobs.{job}.steps[{}]", step.index.0);
+        let own = own(step);
+        let (default, default_reason) = self.default_presets(step, &own, &construct);
+        let installs = !default.is_empty();
+
+        // What strangers' code could carry away is not there when it can reach the network by default.
+        let asked: BTreeSet<String> = match (&rule.secrets, installs) {
+            (None, true) => own,
+            _ => own.union(inherited).cloned().chain(step.grant.secrets.iter().cloned()).collect(),
+        };
+        let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, &construct)).collect();
+        Grant {
+            egress: self.egress(&rule, default, default_reason),
+            secrets,
+            limits: self.limits(&rule),
+            system_calls: rule.system_calls.clone().unwrap_or_default(),
+            identity: if rule.root == Some(true) { Identity::Root } else { Identity::User },
+        }
+    }
+
+    /// What the step reaches when no rule speaks of it, and why.
+    fn default_presets(&mut self, step: &StepSpec, own: &BTreeSet<String>, construct: &str) -> (Vec<Preset>, String) {
+        let closed = (Vec::new(), String::new());
+        let Some(preset) = self.rules.network.install.preset() else { return closed };
+        let reason = match &step.action {
+            Action::Uses { action, .. } if INSTALLING_ACTIONS.contains(&action.as_str()) => format!("default: {action}"),
+            Action::Uses { .. } => return closed,
+            Action::Run { script, shell, .. } => match install::read(&script.0, shell.as_ref().map(|shell| shell.0.as_str())) {
+                Reading::Installs => "default: installs packages".to_owned(),
+                Reading::Other => return closed,
+                Reading::Mixed { because } => {
+                    self.warn(
+                        &step.location,
+                        construct,
+                        format!("the step installs packages and does more ({because}), so it gets no network"),
+                        "put the installing commands into a step of their own; that step reaches the package index by default",
+                    );
+                    return closed;
+                }
+            },
+        };
+        if !own.is_empty() {
+            let names = own.iter().cloned().collect::<Vec<_>>().join(", ");
+            self.warn(
+                &step.location,
+                construct,
+                format!("the step installs packages and names a secret ({names}), so it gets no network"),
+                "grant it both in the policy, with presets and secrets for this step, or move the secret to another step",
+            );
+            return closed;
+        }
+        (vec![preset], reason)
+    }
+
+    fn secret(&mut self, name: &str, rule: &StepRule, step: &StepSpec, construct: &str) -> bool {
+        if !self.known.contains(name) {
+            if self.told.insert(name.to_owned()) {
+                let help = format!("give it with --secret {name}, or leave it out");
+                self.warn(&step.location, construct, format!("secret {name} was not given: it is empty"), &help);
+            }
+            return false;
+        }
+        if !self.rules.secrets.allow.iter().any(|glob| glob.covers(name)) {
+            let message = format!("the policy does not let workflows ask for secret {name}");
+            let help = format!("add it to `allow` under [secrets] in {}", self.rules.origin());
+            self.findings.push(finding(Severity::Error, &step.location, construct, message, &help));
+            return false;
+        }
+        let withheld = rule.secrets.as_ref().is_some_and(|listed| !listed.iter().any(|listed| listed.eq_ignore_ascii_case(name)));
+        if withheld {
+            self.warn(&step.location, construct, format!("the policy withholds secret {name} from this step: it is empty there"), "");
+        }
+        !withheld
+    }
+
+    fn egress(&self, rule: &StepRule, default: Vec<Preset>, default_reason: String) -> Egress {
+        let mut reasons: Vec<String> = Vec::new();
+        let presets = rule.presets.clone().unwrap_or(default);
+        if rule.presets.is_none() && !presets.is_empty() {
+            reasons.push(default_reason);
+        }
+        let network = &self.rules.network;
+        if !network.allow.is_empty() {
+            reasons.push(format!("{} [network]", self.rules.origin()));
+        }
+        let of_step = rule.allow.as_deref().unwrap_or_default();
+        if !of_step.is_empty() || rule.presets.as_ref().is_some_and(|presets| !presets.is_empty()) {
+            let number = rule.number.map(|number| format!(" {number}")).unwrap_or_default();
+            reasons.push(format!("{} [[step]]{number}", self.rules.origin()));
+        }
+        let mut allow: Vec<Destination> = network.allow.clone();
+        allow.extend(of_step.iter().filter(|destination| !network.allow.contains(destination)).cloned());
+        let closed = allow.is_empty() && presets.is_empty();
+        Egress { allow, presets, ranges: if closed { Vec::new() } else { network.ranges.clone() }, reason: reasons.join(", ") }
+    }
+
+    fn limits(&self, rule: &StepRule) -> Limits {
+        let bounds = &self.rules.limits;
+        Limits {
+            memory_bytes: rule.memory.or(bounds.memory).map(|size| size.0),
+            cpu_milli: rule.cpus.or(bounds.cpus).map(|cores| cores.0),
+            pids: rule.pids.or(bounds.pids),
+            wall: rule.timeout.or(bounds.timeout).map(|span| span.0),
+            log_bytes: rule.log.or(bounds.log).map(|size| size.0),
+        }
+    }
+
+    fn warn(&mut self, location: &Location, construct: &str, message: String, help: &str) {
+        self.findings.push(finding(Severity::Warning, location, construct, message, help));
+    }
+}
+
+fn finding(severity: Severity, location: &Location, construct: &str, message: String, help: &str) -> Diagnostic {
+    Diagnostic {
+        severity,
+        kind: DiagnosticKind::Policy,
+        location: location.clone(),
+        width: 0,
+        construct: construct.to_owned(),
+        message,
+        help: help.to_owned(),
+        excerpt: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

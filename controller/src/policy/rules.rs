@@ -1,0 +1,240 @@
+//! The operator's rules as a file says them. Unknown keys are refused; every value is checked while it is read.
+
+use std::time::Duration;
+
+use caisson_model::outcome::Bytes;
+use caisson_model::policy::{AddressRange, Destination, Preset};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+/// What steps may do. The default is what holds without any policy file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    /// `[network]`: for every step.
+    pub network: Network,
+    /// `[limits]`: for every step.
+    pub limits: Bounds,
+    /// `[secrets]`: for every workflow.
+    pub secrets: SecretRules,
+    /// `[[step]]`: for steps that match. Later entries win field by field.
+    pub step: Vec<StepRule>,
+    /// What people call the file that the rules come from; set by whoever read it.
+    #[serde(skip)]
+    pub origin: Option<String>,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// What steps get that only install packages.
+    pub install: Install,
+    /// What every step may reach.
+    pub allow: Vec<Destination>,
+    /// Private ranges that allowed names may resolve to.
+    pub ranges: Vec<AddressRange>,
+}
+
+/// What install steps get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Install {
+    /// The package index.
+    #[default]
+    PythonPackages,
+    /// Nothing.
+    None,
+}
+
+impl Install {
+    /// The group of destinations, if any.
+    pub fn preset(self) -> Option<Preset> {
+        match self {
+            Install::PythonPackages => Some(Preset::PythonPackages),
+            Install::None => None,
+        }
+    }
+}
+
+/// `[limits]`: upper bounds. What is absent is left to the agent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bounds {
+    /// Memory of a step.
+    pub memory: Option<Size>,
+    /// CPU of a step.
+    pub cpus: Option<Cores>,
+    /// Processes of a step.
+    pub pids: Option<u32>,
+    /// Time of a step.
+    pub timeout: Option<Span>,
+    /// Bytes of a step's log.
+    pub log: Option<Size>,
+}
+
+/// `[secrets]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretRules {
+    /// Names that workflows may ask for.
+    pub allow: Vec<Glob>,
+}
+
+impl Default for SecretRules {
+    fn default() -> SecretRules {
+        SecretRules { allow: vec![Glob::everything()] }
+    }
+}
+
+/// `[[step]]`: matchers, all of which must match, and what a step that matches gets.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepRule {
+    /// The workflow's name or file.
+    pub workflow: Option<Glob>,
+    /// The job's key.
+    pub job: Option<Glob>,
+    /// The step's id, its name, or its label without one.
+    pub step: Option<Glob>,
+    /// What it may reach, beside what every step may.
+    pub allow: Option<Vec<Destination>>,
+    /// Groups of destinations, in place of the default.
+    pub presets: Option<Vec<Preset>>,
+    /// Whether it is root of its own user namespace.
+    pub root: Option<bool>,
+    /// Additions to the system-call filter.
+    pub system_calls: Option<Vec<String>>,
+    /// The secrets that it may have of those it asks for.
+    pub secrets: Option<Vec<String>>,
+    /// Memory, even above `[limits]`.
+    pub memory: Option<Size>,
+    /// CPU, likewise.
+    pub cpus: Option<Cores>,
+    /// Processes, likewise.
+    pub pids: Option<u32>,
+    /// Time, likewise.
+    pub timeout: Option<Span>,
+    /// Bytes of its log, likewise.
+    pub log: Option<Size>,
+    /// The number of the last entry that spoke of the network, from 1; set when entries are put together.
+    #[serde(skip)]
+    pub number: Option<usize>,
+}
+
+/// A step as matchers see it. Each part goes by several names, any of which may match.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSubject<'s> {
+    /// The workflow's name and file.
+    pub workflow: [&'s str; 2],
+    /// The job's key.
+    pub job: &'s str,
+    /// The step's id and name.
+    pub step: [&'s str; 2],
+}
+
+impl Rules {
+    /// What people call where the rules come from.
+    pub fn origin(&self) -> &str {
+        self.origin.as_deref().unwrap_or("policy")
+    }
+
+    /// All entries that match the step, as one.
+    pub fn for_step(&self, subject: &StepSubject<'_>) -> StepRule {
+        let mut sum = StepRule::default();
+        for (index, rule) in self.step.iter().enumerate().filter(|(_, rule)| rule.matches(subject)) {
+            if rule.allow.is_some() || rule.presets.is_some() {
+                sum.number = Some(index + 1);
+            }
+            sum = StepRule {
+                workflow: None,
+                job: None,
+                step: None,
+                allow: rule.allow.clone().or(sum.allow),
+                presets: rule.presets.clone().or(sum.presets),
+                root: rule.root.or(sum.root),
+                system_calls: rule.system_calls.clone().or(sum.system_calls),
+                secrets: rule.secrets.clone().or(sum.secrets),
+                memory: rule.memory.or(sum.memory),
+                cpus: rule.cpus.or(sum.cpus),
+                pids: rule.pids.or(sum.pids),
+                timeout: rule.timeout.or(sum.timeout),
+                log: rule.log.or(sum.log),
+                number: sum.number,
+            };
+        }
+        sum
+    }
+}
+
+impl StepRule {
+    fn matches(&self, subject: &StepSubject<'_>) -> bool {
+        let any = |glob: &Option<Glob>, names: &[&str]| glob.as_ref().is_none_or(|glob| names.iter().any(|name| glob.covers(name)));
+        any(&self.workflow, &subject.workflow) && any(&self.job, &[subject.job]) && any(&self.step, &subject.step)
+    }
+}
+
+/// A pattern: `*` any text, `?` one character, `[ab]` one of these. Case counts, as in what it is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob(glob::Pattern);
+
+impl Glob {
+    fn everything() -> Glob {
+        Glob(glob::Pattern::new("*").unwrap_or_default())
+    }
+
+    /// Whether the pattern covers all of `text`.
+    pub fn covers(&self, text: &str) -> bool {
+        self.0.matches(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Glob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Glob, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        glob::Pattern::new(&text).map(Glob).map_err(|error| D::Error::custom(format_args!("{text:?} is not a pattern: {}", error.msg)))
+    }
+}
+
+/// A number of bytes, written with a unit: `4GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes: Bytes = text.parse().map_err(D::Error::custom)?;
+        if bytes.0 == 0 {
+            return Err(D::Error::custom("a limit is more than nothing"));
+        }
+        Ok(Size(bytes.0))
+    }
+}
+
+/// CPU time per wall time in thousandths of a core, written as cores: `2`, `0.5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cores(pub u32);
+
+impl<'de> Deserialize<'de> for Cores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Cores, D::Error> {
+        let milli = f64::deserialize(deserializer)? * 1000.0;
+        if !(10.0..=4_096_000.0).contains(&milli) {
+            return Err(D::Error::custom("a number of cores is from 0.01 to 4096"));
+        }
+        Ok(Cores(milli.round() as u32))
+    }
+}
+
+/// A length of time, written with units: `30m`, `1h 30m`, `90s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let span: jiff::SignedDuration =
+            text.parse().map_err(|_| D::Error::custom(format_args!("{text:?} is not a length of time: write 30m or 1h 30m")))?;
+        let span = Duration::try_from(span).ok().filter(|span| !span.is_zero());
+        span.map(Span).ok_or_else(|| D::Error::custom("a limit is more than nothing"))
+    }
+}
