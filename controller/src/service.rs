@@ -102,8 +102,6 @@ struct Inner {
     rules: Rules,
     secrets: Secrets,
     closing: watch::Sender<bool>,
-    // Held as long as anybody can write to the folder.
-    _lock: File,
 }
 
 fn closed() -> ApiError {
@@ -197,12 +195,13 @@ impl Service {
             holds: holds.clone(),
             logs: logs.clone(),
             numbers: opened.held.numbers,
+            lock,
         };
         // Ends on `close`, or when the last sender is dropped; `close` waits for it.
         drop(tokio::spawn(owner.run(first)));
         let blobs = Blobs::new(data_dir.join("blobs"));
         let closing = watch::Sender::new(false);
-        let inner = Inner { commands, archive: opened.archive, feeds, holds, logs, blobs, rules, secrets, closing, _lock: lock };
+        let inner = Inner { commands, archive: opened.archive, feeds, holds, logs, blobs, rules, secrets, closing };
         Ok(Service { inner: Arc::new(inner) })
     }
 
@@ -239,7 +238,13 @@ impl Service {
         reading.await.map_err(|_| closed())?.map_err(|error| broken(&error))
     }
 
+    /// A closed controller writes nothing: the folder may be another's by now.
+    fn open_still(&self) -> Result<(), ApiError> {
+        if *self.inner.closing.borrow() { Err(closed()) } else { Ok(()) }
+    }
+
     fn holds(&self, hold: Hold) -> Result<(), ApiError> {
+        self.open_still()?;
         if self.inner.holds.allow(hold) { Ok(()) } else { Err(ApiError::Fenced) }
     }
 
@@ -272,6 +277,7 @@ impl BlobApi for Service {
     }
 
     async fn put_blob(&self, digest: Digest, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
+        self.open_still()?;
         self.inner.blobs.put(digest, content).await.map_err(blob_error)
     }
 

@@ -12,6 +12,8 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::core::record::Voice;
+
 /// A job: one cell, or the placeholder of a group that waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -160,8 +162,10 @@ impl Reports {
 pub struct End {
     /// When.
     pub at: Timestamp,
-    /// The attempt whose result this is.
+    /// The last attempt.
     pub hold: Option<Hold>,
+    /// Who says so.
+    pub by: Voice,
     /// How.
     pub outcome: Outcome,
     /// Why.

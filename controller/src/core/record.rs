@@ -101,8 +101,10 @@ pub enum Record {
         job: JobId,
         /// When.
         at: Timestamp,
-        /// The attempt whose result this is; without one it never ran, or ran into nothing.
+        /// The last attempt; without one it never ran.
         hold: Option<Hold>,
+        /// Who says so.
+        by: Voice,
         /// How.
         outcome: Outcome,
         /// Why.
@@ -124,6 +126,16 @@ pub enum Record {
         /// The run.
         run: RunId,
     },
+}
+
+/// Whose word the end of a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Voice {
+    /// The agent's that held it: its completion was recorded.
+    Holder,
+    /// The controller's: nobody ran it, or its holder did not say anything in time. A completion that comes later is fenced.
+    Controller,
 }
 
 /// What a report means for the life of a step.

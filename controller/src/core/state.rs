@@ -270,8 +270,8 @@ impl State {
                 job.losses += u32::from(*lost);
                 job.enter(Life::Queued { since: *at })?;
             }
-            Record::Ended { job, at, hold, outcome, cause, outputs } => {
-                let end = End { at: *at, hold: *hold, outcome: *outcome, cause: cause.clone(), outputs: outputs.clone() };
+            Record::Ended { job, at, hold, by, outcome, cause, outputs } => {
+                let end = End { at: *at, hold: *hold, by: *by, outcome: *outcome, cause: cause.clone(), outputs: outputs.clone() };
                 self.known(*job)?.enter(Life::Finished(end))?;
             }
             Record::RunEnded { run, at, outcome } => {

@@ -2,6 +2,7 @@
 //! journal's thread, and its effects and answer leave when that says it is durable. Timers are the engine's next deadline.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -140,6 +141,8 @@ pub(super) struct Owner {
     pub(super) logs: Logs,
     /// The number of the newest event of every run that goes on.
     pub(super) numbers: BTreeMap<RunId, u64>,
+    /// The lock of the folder, let go when everything is written.
+    pub(super) lock: File,
 }
 
 struct Working {
@@ -331,7 +334,7 @@ impl Working {
 
     async fn finish(mut self) {
         self.owner.commands.close();
-        let Owner { writer, mut progress, .. } = self.owner;
+        let Owner { writer, mut progress, feeds, lock, .. } = self.owner;
         let written = tokio::task::spawn_blocking(move || writer.finish()).await;
         let durable = match written {
             Ok(()) => progress.borrow_and_update().clone(),
@@ -341,7 +344,7 @@ impl Working {
         for leaving in self.leaving {
             let failed = leaving.number > durable.durable;
             if !failed {
-                leaving.history.into_iter().for_each(|(run, event)| self.owner.feeds.add(run, event));
+                leaving.history.into_iter().for_each(|(run, event)| feeds.add(run, event));
             }
             leaving.answer.give(failed.then_some(&error));
         }
@@ -349,7 +352,8 @@ impl Working {
             // A session that is full ends without a word.
             let _full = line.try_send(Err(error.clone()));
         }
-        self.owner.feeds.close();
+        feeds.close();
         while self.endings.join_next().await.is_some() {}
+        drop(lock);
     }
 }

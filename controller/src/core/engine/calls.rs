@@ -9,7 +9,7 @@ use crate::core::effect::Effect;
 use crate::core::engine::{Decision, Engine};
 use crate::core::event::{Answer, Refusal};
 use crate::core::job::{Arrival, Life};
-use crate::core::record::{Mark, Record};
+use crate::core::record::{Mark, Record, Voice};
 use caisson_workflow::Plan;
 
 /// No job has more steps than this; an agent that reports one is not believed.
@@ -103,7 +103,7 @@ impl Engine {
 
     /// Whether this hold's completion is the job's result.
     fn completed(&self, hold: Hold) -> bool {
-        self.state.job(hold.attempt.job).and_then(|job| job.life.end()).is_some_and(|end| end.hold == Some(hold))
+        self.state.job(hold.attempt.job).and_then(|job| job.life.end()).is_some_and(|end| end.hold == Some(hold) && end.by == Voice::Holder)
     }
 
     pub(super) fn open_secrets(&mut self, hold: Hold, step: StepIndex) -> Decision {
@@ -132,7 +132,7 @@ impl Engine {
             return Ok(Answer::Recorded(Recorded::AlreadyRecorded));
         }
         self.lease(hold)?;
-        self.end(hold.attempt.job, Some(hold), outcome, cause, outputs);
+        self.end(hold.attempt.job, (Some(hold), Voice::Holder), outcome, cause, outputs);
         self.effects.push(Effect::EndLogs(hold.attempt, "the attempt was completed without sealing it".to_owned()));
         self.advance(hold.attempt.job.run);
         Ok(Answer::Recorded(Recorded::Recorded))

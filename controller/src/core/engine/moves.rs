@@ -9,8 +9,11 @@ use indexmap::IndexMap;
 use crate::core::effect::Effect;
 use crate::core::engine::{ENDED_RUNS, Engine};
 use crate::core::job::{Job, Life};
-use crate::core::record::Record;
+use crate::core::record::{Record, Voice};
 use caisson_workflow::{Expansion, PlannedJob, Ready, expand};
+
+/// A job that was never held.
+const NOBODY: (Option<Hold>, Voice) = (None, Voice::Controller);
 
 impl Engine {
     /// Expands every group of the run whose needs have ended, until none is left, and ends the run when all jobs have.
@@ -28,12 +31,12 @@ impl Engine {
             };
             match expand(&planned, &ready) {
                 Ok(Expansion::Cells(cells)) if !cells.is_empty() => self.expanded(id, job, planned.key, cells),
-                Ok(_) => self.end(job, None, Outcome::Skipped, None, IndexMap::new()),
+                Ok(_) => self.end(job, NOBODY, Outcome::Skipped, None, IndexMap::new()),
                 Err(diagnostic) => {
                     let place = &diagnostic.location;
                     let message =
                         format!("{}:{}:{}: {}: {}", place.file, place.line, place.column, diagnostic.construct, diagnostic.message);
-                    self.end(job, None, Outcome::Failure, Some(Cause::Invalid { message }), IndexMap::new());
+                    self.end(job, NOBODY, Outcome::Failure, Some(Cause::Invalid { message }), IndexMap::new());
                 }
             }
         }
@@ -79,9 +82,16 @@ impl Engine {
     }
 
     /// A job ends, whatever it was doing. One that fails takes the other cells of its matrix along, if they are to fail fast.
-    pub(super) fn end(&mut self, id: JobId, hold: Option<Hold>, outcome: Outcome, cause: Option<Cause>, outputs: IndexMap<String, String>) {
+    pub(super) fn end(
+        &mut self,
+        id: JobId,
+        (hold, by): (Option<Hold>, Voice),
+        outcome: Outcome,
+        cause: Option<Cause>,
+        outputs: IndexMap<String, String>,
+    ) {
         self.refusals.remove(&id);
-        self.record(Record::Ended { job: id, at: self.now, hold, outcome, cause, outputs });
+        self.record(Record::Ended { job: id, at: self.now, hold, by, outcome, cause, outputs });
         self.index(id);
         self.tell_job(id);
         let Some(run) = self.state.runs.get(&id.run) else { return };
@@ -100,10 +110,10 @@ impl Engine {
         let Some(job) = self.state.job(id) else { return };
         match &job.life {
             Life::Waiting | Life::Finished(_) => {}
-            Life::Queued { .. } => self.end(id, None, outcome, None, IndexMap::new()),
+            Life::Queued { .. } => self.end(id, NOBODY, outcome, None, IndexMap::new()),
             Life::Offered { agent, hold, .. } => {
                 let (hold, session) = (*hold, self.agents.get(agent).and_then(|agent| agent.session));
-                self.end(id, None, outcome, None, IndexMap::new());
+                self.end(id, NOBODY, outcome, None, IndexMap::new());
                 if let Some(session) = session {
                     self.effects.push(Effect::Send(session, ControllerMessage::Forget(hold)));
                 }
@@ -144,9 +154,9 @@ impl Engine {
         let losses = self.state.job(id).map_or(0, |job: &Job| job.losses);
         if let Some(stop) = stop {
             let cause = (stop.outcome != Outcome::Cancelled).then_some(cause);
-            self.end(id, Some(hold), stop.outcome, cause, IndexMap::new());
+            self.end(id, (Some(hold), Voice::Controller), stop.outcome, cause, IndexMap::new());
         } else if lost && losses + 1 >= self.timing.losses {
-            self.end(id, Some(hold), Outcome::Faulted, Some(cause), IndexMap::new());
+            self.end(id, (Some(hold), Voice::Controller), Outcome::Faulted, Some(cause), IndexMap::new());
         } else {
             self.record(Record::Released { attempt: hold.attempt, at: self.now, lost });
             self.index(id);
