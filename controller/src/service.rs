@@ -31,8 +31,9 @@ use crate::policy::{self, Rules};
 use crate::secrets::Secrets;
 use crate::service::feeds::{Feed, Feeds, is_last};
 use crate::service::owner::{Answered, Clock, Command, Holds, Owner, SESSION_BACKLOG};
+use crate::store::Place;
+use crate::store::journal::{Archive, Opened, StoreError};
 use crate::store::writer::Writer;
-use crate::store::{Archive, Opened, Place, StoreError};
 
 /// How many commands may wait for the owner.
 const COMMANDS: usize = 1024;

@@ -15,7 +15,7 @@ use caisson_model::time::Timestamp;
 use crate::core::effect::Effect;
 use crate::core::event::{Answer, Event, Refusal, SessionId, Timing};
 use crate::core::job::{Job, Lease, Life};
-use crate::core::matching::{Agents, Place, Queue};
+use crate::core::matching::{Agent, Agents, Place, Queue};
 use crate::core::record::Record;
 use crate::core::state::{ApplyError, Run, State};
 
@@ -250,7 +250,7 @@ impl Engine {
                 self.due.insert((due, id));
             }
             if old.holder != new.holder {
-                let gone = |name: &AgentName| sessions::absent(name.clone());
+                let gone = |name: &AgentName| Agent::absent(name.clone());
                 if let Some(name) = &old.holder {
                     self.agents.update(name, || gone(name), |agent| agent.jobs.retain(|job| *job != id));
                 }

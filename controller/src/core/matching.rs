@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use caisson_model::agent::Hello;
+use caisson_model::agent::{Hello, VersionRange};
 use caisson_model::id::{AgentName, JobId};
 use caisson_model::time::Timestamp;
 
@@ -29,6 +29,19 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// An agent without a session.
+    pub fn absent(name: AgentName) -> Agent {
+        let hello = Hello {
+            agent: name,
+            versions: VersionRange { min: 0, max: 0 },
+            slots: 0,
+            labels: Vec::new(),
+            enforces: Vec::new(),
+            running: Vec::new(),
+        };
+        Agent { session: None, hello, draining: false, jobs: BTreeSet::new() }
+    }
+
     /// How many more jobs it takes now.
     pub fn free(&self) -> u32 {
         if self.session.is_none() || self.draining {
@@ -124,7 +137,6 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use caisson_model::agent::VersionRange;
     use caisson_model::id::RunId;
 
     use super::*;

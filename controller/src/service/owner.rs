@@ -21,7 +21,7 @@ use crate::core::event::{Event, SessionId};
 use crate::core::record::Record;
 use crate::logs::Logs;
 use crate::service::feeds::Feeds;
-use crate::store::Transaction;
+use crate::store::journal::Transaction;
 use crate::store::writer::{Progress, Writer};
 
 /// How many messages a session may be behind before it is ended: its agent comes back and is told what counts.

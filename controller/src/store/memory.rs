@@ -7,7 +7,7 @@ use caisson_model::id::RunId;
 use caisson_model::run::{NumberedEvent, RunEvent, RunView};
 
 use crate::core::state::State;
-use crate::store::{Archive, Held, Journal, Opened, StoreError, Transaction};
+use crate::store::journal::{Archive, Held, Journal, Opened, StoreError, Transaction};
 
 #[derive(Default)]
 struct Shelf {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::core::record::{RECORD_VERSION, Record};
 use crate::core::state::State;
-use crate::store::{Archive, Held, Journal, Opened, StoreError, Transaction};
+use crate::store::journal::{Archive, Held, Journal, Opened, StoreError, Transaction};
 
 /// Says in the file's header whose database it is.
 const APPLICATION: i64 = 0x6361_6973;

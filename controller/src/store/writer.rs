@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 
 use crate::core::state::State;
-use crate::store::{Journal, StoreError, Transaction};
+use crate::store::journal::{Journal, StoreError, Transaction};
 
 /// The most transactions of one commit.
 const MOST: usize = 1024;

@@ -14,19 +14,6 @@ use crate::core::record::Record;
 /// Fences count within an epoch; a new epoch begins above all that an earlier one can have given out.
 const FENCE_BITS: u32 = 40;
 
-/// An agent without a session.
-pub(super) fn absent(name: AgentName) -> Agent {
-    let hello = Hello {
-        agent: name,
-        versions: VersionRange { min: 0, max: 0 },
-        slots: 0,
-        labels: Vec::new(),
-        enforces: Vec::new(),
-        running: Vec::new(),
-    };
-    Agent { session: None, hello, draining: false, jobs: Default::default() }
-}
-
 impl Engine {
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) -> Decision {
         let Some(version) = VersionRange::SPOKEN.agreed(hello.versions) else {
@@ -52,7 +39,7 @@ impl Engine {
             agent.draining = false;
             agent.hello = hello;
         };
-        self.agents.update(&name, || absent(name.clone()), put);
+        self.agents.update(&name, || Agent::absent(name.clone()), put);
 
         let verdicts = running.iter().map(|hold| (*hold, self.verdict(&name, *hold))).collect();
         self.effects.push(Effect::Send(
@@ -85,7 +72,7 @@ impl Engine {
 
     pub(super) fn gone(&mut self, session: SessionId) -> Decision {
         if let Some(name) = self.sessions.remove(&session) {
-            self.agents.update(&name, || absent(name.clone()), |agent| agent.session = None);
+            self.agents.update(&name, || Agent::absent(name.clone()), |agent| agent.session = None);
             // Its offers cannot be answered any more. Its leases are its own until they lapse.
             let jobs: Vec<JobId> = self.agents.get(&name).map(|agent| agent.jobs.iter().copied().collect()).unwrap_or_default();
             for job in jobs {
@@ -118,7 +105,7 @@ impl Engine {
                     }
                 }
             }
-            AgentMessage::Draining => self.agents.update(&agent.clone(), || absent(agent), |agent| agent.draining = true),
+            AgentMessage::Draining => self.agents.update(&agent.clone(), || Agent::absent(agent), |agent| agent.draining = true),
             // The completion says what became of it; these only tell that the stop arrived.
             AgentMessage::CancelAck(_) | AgentMessage::Killed(_) => {}
         }

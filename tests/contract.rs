@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "contract/agent.rs"]
 mod agent;
+#[path = "contract/promises.rs"]
 mod promises;
 
 use caisson_controller::listen::Listener;
