@@ -47,6 +47,7 @@ pub enum LogError {
 pub struct Logs {
     root: Arc<PathBuf>,
     open: Arc<Mutex<HashMap<LogKey, Arc<Log>>>>,
+    ending: Arc<Mutex<HashMap<AttemptId, String>>>,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ struct Kept {
 impl Logs {
     /// Logs below `root`, which is made when the first is written.
     pub fn new(root: PathBuf) -> Logs {
-        Logs { root: Arc::new(root), open: Arc::default() }
+        Logs { root: Arc::new(root), open: Arc::default(), ending: Arc::default() }
     }
 
     fn opened(&self) -> MutexGuard<'_, HashMap<LogKey, Arc<Log>>> {
@@ -159,12 +160,27 @@ impl Logs {
         .await
     }
 
-    /// Seals all logs that an attempt left open, with a gap that gives `reason`.
+    fn endings(&self) -> MutexGuard<'_, HashMap<AttemptId, String>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says why an attempt writes no more. From now on whoever finds one of its logs unsealed gives this reason; to be
+    /// followed by [`Logs::end`].
+    pub fn begin_end(&self, attempt: AttemptId, reason: String) {
+        self.endings().insert(attempt, reason);
+    }
+
+    fn why_unsealed(&self, attempt: AttemptId) -> String {
+        self.endings().get(&attempt).cloned().unwrap_or_else(|| "the attempt ended without sealing it".to_owned())
+    }
+
+    /// Seals all logs that an attempt left open, with a gap that gives the reason of [`Logs::begin_end`].
     ///
     /// # Errors
     /// [`LogError::Disk`]; the others were sealed nevertheless.
-    pub async fn end(&self, attempt: AttemptId, reason: String) -> Result<(), LogError> {
+    pub async fn end(&self, attempt: AttemptId) -> Result<(), LogError> {
         self.work(move |logs| {
+            let reason = logs.why_unsealed(attempt);
             let mut keys = Files::steps(&logs.root, attempt).map_err(|source| LogError::Disk {
                 act: "list",
                 key: LogKey { attempt, step: caisson_model::id::StepIndex(0) },
@@ -177,6 +193,7 @@ impl Logs {
                 logs.opened().remove(&key);
                 result = result.and(ended);
             }
+            logs.endings().remove(&attempt);
             result
         })
         .await
@@ -200,7 +217,7 @@ impl Logs {
                 }
                 let log = logs.log(key)?;
                 if !live {
-                    log.end("the attempt ended without sealing it")?;
+                    log.end(&logs.why_unsealed(key.attempt))?;
                     logs.opened().remove(&key);
                 }
                 Ok(Some(log))

@@ -262,7 +262,13 @@ impl Working {
                     *number += 1;
                     transaction.history.push((run, NumberedEvent { number: *number, at, event: *event }));
                 }
-                other => rest.push(other),
+                other => {
+                    // Known before anybody can see that the attempt is over: this task answers those who ask.
+                    if let Effect::EndLogs(attempt, reason) = &other {
+                        self.owner.logs.begin_end(*attempt, reason.clone());
+                    }
+                    rest.push(other);
+                }
             }
         }
         let history = transaction.history.clone();
@@ -310,11 +316,11 @@ impl Working {
                 self.say(session, Err(ApiError::Denied(reason)));
                 self.sessions.remove(&session);
             }
-            Effect::EndLogs(attempt, reason) => {
+            Effect::EndLogs(attempt, _) => {
                 let logs = self.owner.logs.clone();
                 while self.endings.try_join_next().is_some() {}
                 self.endings.spawn(async move {
-                    if let Err(error) = logs.end(attempt, reason).await {
+                    if let Err(error) = logs.end(attempt).await {
                         tracing::error!(%attempt, error = &error as &dyn std::error::Error, "logs of an ended attempt were not sealed");
                     }
                 });
