@@ -385,6 +385,9 @@ pub(crate) async fn labels_choose_the_agent_and_explain_says_so(api: impl Api) {
     assert_eq!(again.attempt, hold.attempt);
     assert!(again.fence > hold.fence);
     plain.messages.send(AgentMessage::Draining).await.unwrap();
+    // Messages of a session are taken in order: the answer to the next one says that this one was taken.
+    plain.messages.send(AgentMessage::Beat(vec![hold])).await.unwrap();
+    assert_eq!(plain.told().await, ControllerMessage::Forget(hold));
     submit(&api, ONE_STEP.replace("ubuntu-latest", "linux").as_str()).await;
     gpu.complete(again, Outcome::Success).await.unwrap();
     assert_eq!(gpu.start().await.attempt.job.run, RunId(3));
