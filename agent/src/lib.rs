@@ -1,1 +1,3 @@
 //! Runs attempts: workspace, steps, secrets, masked logs, the policed exit.
+
+pub mod egress;

@@ -1,0 +1,76 @@
+//! The record of everything that a step tried to reach.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use caisson_model::outcome::{EgressEntry, Verdict};
+use caisson_model::time::Timestamp;
+
+use crate::egress::Sink;
+
+/// The most entries that are kept one by one; what comes after is counted in a last entry.
+const MAX_ENTRIES: usize = 10_000;
+
+/// The entries of one step.
+pub(super) struct Ledger {
+    entries: Mutex<Entries>,
+    sink: Sink,
+}
+
+#[derive(Default)]
+struct Entries {
+    kept: Vec<EgressEntry>,
+    beyond: u64,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(sink: Sink) -> Ledger {
+        Ledger { entries: Mutex::default(), sink }
+    }
+
+    /// Adds a complete entry.
+    pub(super) fn record(&self, entry: EgressEntry) {
+        {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            if entries.kept.len() >= MAX_ENTRIES {
+                entries.beyond += 1;
+                return;
+            }
+            entries.kept.push(entry.clone());
+        }
+        (self.sink)(&entry);
+    }
+
+    /// Everything so far; the ledger is empty afterwards.
+    pub(super) fn take(&self) -> Vec<EgressEntry> {
+        let entries = std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut kept = entries.kept;
+        if entries.beyond > 0 {
+            let rule = format!("{} further attempts, not listed one by one", entries.beyond);
+            kept.push(EgressEntry {
+                at: now(),
+                host: "...".into(),
+                port: 0,
+                verdict: Verdict::Refused,
+                rule,
+                address: None,
+                sent: 0,
+                received: 0,
+            });
+        }
+        kept
+    }
+}
+
+/// The wall clock, for entries.
+pub(super) fn now() -> Timestamp {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
