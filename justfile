@@ -1,0 +1,27 @@
+# Everything that must hold before a change lands. `just check` is what CI runs.
+
+check: format lint test doc deny
+
+format:
+    cargo fmt --all --check
+
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# tests/layering.rs, which holds the shape of the house, is one of them.
+test:
+    cargo test --workspace --locked
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+deny:
+    cargo deny --locked --offline check bans licenses sources
+
+# What known advisories say; needs the advisory database from the network.
+advisories:
+    cargo deny check advisories
+
+# Start to exit of /bin/true: plain spawn, through the launcher, bubblewrap, in one interleaved run.
+bench:
+    cargo bench -p caisson-sandbox --bench launch
