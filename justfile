@@ -16,7 +16,7 @@ doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 deny:
-    cargo deny --locked --offline check bans licenses sources
+    cargo deny --locked check bans licenses sources
 
 # What known advisories say; needs the advisory database from the network.
 advisories:
