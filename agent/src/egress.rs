@@ -29,10 +29,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::egress::connection::{Connection, MAX_CONNECTIONS, ended};
+use crate::egress::connection::Connection;
 use crate::egress::ledger::Ledger;
-pub use crate::egress::ledger::Sink;
 use crate::egress::rules::Allowed;
+
+/// The most connections that one step may have open at once; further ones are refused and recorded.
+pub const MAX_CONNECTIONS: usize = 256;
+
+/// Told of every entry at the moment it is complete: a refusal at once, a connection when it has ended.
+pub type Sink = Arc<dyn Fn(&EgressEntry) + Send + Sync>;
 
 /// An open exit. Dropping it without [`Exit::close`] ends its connections as well, but nobody hears of their last bytes.
 #[derive(Debug)]
@@ -79,6 +84,11 @@ impl Drop for Exit {
     fn drop(&mut self) {
         self.closing.send_replace(true);
     }
+}
+
+/// Resolves when the exit closes, or was dropped.
+async fn ended(closed: &mut watch::Receiver<bool>) {
+    let _gone = closed.wait_for(|closed| *closed).await.is_err();
 }
 
 async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaphore>) {

@@ -15,9 +15,8 @@ use nix::unistd::{Gid, Uid};
 
 use crate::error::{Failure, Stage};
 use crate::plan::{Plan, Rlimit};
-use crate::seccomp;
 use crate::spec::Identity;
-use crate::sys;
+use crate::{seccomp, sys};
 
 /// Landlock scopes (landlock(7), ABI 6): abstract sockets and signals stay within.
 const SCOPES: u64 = 0b11;

@@ -14,13 +14,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::egress::dial::{self, Unreached};
+use crate::egress::ended;
 use crate::egress::hello::{self, Greeting};
 use crate::egress::ledger::{Ledger, now};
 use crate::egress::request::{self, Kind, Request, Unfit};
 use crate::egress::rules::Allowed;
-
-/// The most connections that one step may have open at once; further ones are refused and recorded.
-pub(super) const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to say what it wants, and a TLS client to greet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +90,7 @@ impl Connection {
     /// Refuses a connection beyond the limit, without reading from it.
     pub(super) fn turn_away(&self, client: TcpStream) {
         drop(client);
-        let rule = format!("more than {} connections at once", MAX_CONNECTIONS);
+        let rule = format!("more than {} connections at once", crate::egress::MAX_CONNECTIONS);
         self.ledger.record(EgressEntry {
             at: now(),
             host: "?".into(),
@@ -147,11 +145,6 @@ impl Connection {
             Ok(()) => self.record(&request, Verdict::Allowed, rule, Some(address), &carried),
         }
     }
-}
-
-/// Resolves when the exit closes, or was dropped.
-pub(super) async fn ended(closed: &mut watch::Receiver<bool>) {
-    let _gone = closed.wait_for(|closed| *closed).await.is_err();
 }
 
 /// Reads until the request's head is whole. `None` when the client closed without a word; otherwise the request and what

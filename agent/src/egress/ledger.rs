@@ -1,14 +1,13 @@
 //! The record of everything that a step tried to reach.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caisson_model::outcome::{EgressEntry, Verdict};
 use caisson_model::time::Timestamp;
 
-/// Told of every entry at the moment it is complete: a refusal at once, a connection when it has ended.
-pub type Sink = Arc<dyn Fn(&EgressEntry) + Send + Sync>;
+use crate::egress::Sink;
 
 /// The most entries that are kept one by one; what comes after is counted in a last entry.
 const MAX_ENTRIES: usize = 10_000;

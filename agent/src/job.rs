@@ -1,0 +1,320 @@
+//! One attempt at a job: fetch the spec, open the workspace, run the steps in order, settle the outcome, tell the controller
+//! until it has recorded it. Whatever happens, every process is dead and every directory removed at the end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caisson_expr::{Status, Template};
+use caisson_model::id::{Digest, Hold};
+use caisson_model::job::JobSpec;
+use caisson_model::lease::Completion;
+use caisson_model::outcome::{Cause, Fault, Outcome};
+use caisson_model::policy::Identity;
+use caisson_proto::api::{AgentApi, ApiError};
+use caisson_sandbox::launcher::Launcher;
+use indexmap::IndexMap;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::attempt::{Attempt, Deadline};
+use crate::clock;
+use crate::contexts::{Hashes, JobContexts, StepContexts, Unfinished};
+use crate::environment::Inherited;
+use crate::mask::Masker;
+use crate::options::Options;
+use crate::reports::Reports;
+use crate::retry;
+use crate::step::{self, Ended};
+use crate::stop::Stop;
+use crate::workspace::Workspace;
+
+/// What is needed to begin an attempt.
+#[derive(Debug)]
+pub struct Assignment<A> {
+    /// The controller.
+    pub api: Arc<A>,
+    /// What makes sandboxes.
+    pub launcher: Launcher,
+    /// How the agent is set up.
+    pub options: Arc<Options>,
+    /// The attempt.
+    pub hold: Hold,
+    /// The digest of the spec that was offered.
+    pub spec: Digest,
+    /// The attempt's directory, which does not exist yet.
+    pub directory: PathBuf,
+    /// The order that it is under; it may itself find out that it is fenced.
+    pub stop: Arc<watch::Sender<Stop>>,
+    /// Where its agent listens.
+    pub notices: mpsc::Sender<Notice>,
+}
+
+/// What an attempt tells its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// It was told to end, and every process of it is dead.
+    Killed(Hold),
+    /// The controller has recorded its end; directories are still being removed.
+    Recorded(Hold),
+    /// Nothing of it is left.
+    Ended(Hold),
+}
+
+/// How long giving an attempt back may take: whoever waits for it wants to leave.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Runs an attempt to its end.
+pub async fn run<A: AgentApi>(assignment: Assignment<A>) {
+    let hold = assignment.hold;
+    let orders = assignment.stop.subscribe();
+    let spec = match retry::until_answered(&orders, || assignment.api.fetch_spec(hold)).await {
+        Ok(spec) if digest(&spec) == assignment.spec => Arc::new(spec),
+        Ok(_) => return give_back(&assignment, "the job's spec is not the one that was offered").await,
+        Err(ApiError::Fenced) => return,
+        Err(error) => return give_back(&assignment, &format!("the job's spec could not be fetched: {error}")).await,
+    };
+    tracing::info!(attempt = %hold.attempt, job = %spec.name, "attempt began");
+    let settled = match open(&assignment, &spec).await {
+        Err(message) => {
+            tracing::error!(attempt = %hold.attempt, message, "workspace was not opened");
+            let cause = Cause::Sandbox { message, fault: Fault::Environment };
+            Settled { outcome: Outcome::Faulted, cause: Some(cause), outputs: IndexMap::new(), workspace: None }
+        }
+        Ok(workspace) => steps(&assignment, Arc::clone(&spec), workspace).await,
+    };
+    let order = *orders.borrow();
+    if order != Stop::Run {
+        let _ = assignment.notices.send(Notice::Killed(hold)).await;
+    }
+    match order {
+        Stop::Forget => tracing::info!(attempt = %hold.attempt, "attempt was forgotten"),
+        Stop::Leave(_) => give_back(&assignment, "the agent is shutting down").await,
+        Stop::Run | Stop::Cancel(_) => {
+            let completion =
+                Completion { hold, outcome: settled.outcome, cause: settled.cause, outputs: settled.outputs, at: clock::now() };
+            complete(&assignment, completion).await;
+        }
+    }
+    let _ = assignment.notices.send(Notice::Recorded(hold)).await;
+    if let Some(workspace) = settled.workspace {
+        // Its drop removes what it holds, and logs what could not be removed.
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(workspace)).await {
+            tracing::error!(%error, "removing a workspace ended early");
+        }
+    }
+}
+
+/// The digest under which a spec is offered: SHA-256 over its JSON.
+fn digest(spec: &JobSpec) -> Digest {
+    // Serialising plain data cannot fail; if it ever did, the digests would differ and the attempt go back.
+    Digest(Sha256::digest(serde_json::to_vec(spec).unwrap_or_default()).into())
+}
+
+async fn give_back<A: AgentApi>(assignment: &Assignment<A>, reason: &str) {
+    let orders = assignment.stop.subscribe();
+    let call = retry::until_answered(&orders, || assignment.api.return_attempt(assignment.hold, reason.to_owned()));
+    match tokio::time::timeout(FAREWELL, call).await {
+        Ok(Ok(())) => tracing::info!(attempt = %assignment.hold.attempt, reason, "attempt was given back"),
+        Ok(Err(error)) => tracing::warn!(attempt = %assignment.hold.attempt, %error, "attempt was not given back"),
+        Err(_) => tracing::warn!(attempt = %assignment.hold.attempt, "attempt was not given back in time; its lease will end"),
+    }
+}
+
+/// Repeats the completion until it is recorded or known to be unwanted.
+async fn complete<A: AgentApi>(assignment: &Assignment<A>, completion: Completion) {
+    let orders = assignment.stop.subscribe();
+    let mut backoff = retry::Backoff::new();
+    loop {
+        match retry::until_answered(&orders, || assignment.api.complete_attempt(completion.clone())).await {
+            Ok(recorded) => {
+                return tracing::info!(attempt = %completion.hold.attempt, outcome = %completion.outcome, ?recorded, "attempt ended");
+            }
+            Err(ApiError::Fenced) => return tracing::info!(attempt = %completion.hold.attempt, "attempt was fenced"),
+            Err(error @ ApiError::Broken(_)) => {
+                tracing::error!(attempt = %completion.hold.attempt, %error, "completion was not recorded; it is repeated");
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            Err(error) => return tracing::error!(attempt = %completion.hold.attempt, %error, "completion was refused"),
+        }
+    }
+}
+
+async fn open<A: AgentApi>(assignment: &Assignment<A>, spec: &JobSpec) -> Result<Workspace, String> {
+    let root = spec.steps.iter().any(|step| step.grant.identity == Identity::Root);
+    let identity = if root { Identity::Root } else { Identity::User };
+    let (launcher, options, directory) = (assignment.launcher.clone(), Arc::clone(&assignment.options), assignment.directory.clone());
+    let opened = tokio::task::spawn_blocking(move || Workspace::open(&launcher, &options.host, directory, identity)).await;
+    match opened {
+        Ok(Ok(workspace)) => Ok(workspace),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+struct Settled {
+    outcome: Outcome,
+    cause: Option<Cause>,
+    outputs: IndexMap<String, String>,
+    workspace: Option<Workspace>,
+}
+
+async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, workspace: Workspace) -> Settled {
+    let hold = assignment.hold;
+    let agent = assignment.options.name.0.clone();
+    let mut attempt = Attempt {
+        api: Arc::clone(&assignment.api),
+        launcher: assignment.launcher.clone(),
+        host: Arc::new(assignment.options.host.clone()),
+        hold,
+        contexts: JobContexts::of(&spec, hold.attempt.number, &agent),
+        agent,
+        spec: Arc::clone(&spec),
+        workspace,
+        inherited: Inherited::default(),
+        masks: Vec::new(),
+        shown: Vec::new(),
+        reports: Reports::open(Arc::clone(&assignment.api), hold, Arc::clone(&assignment.stop)),
+        orders: assignment.stop.subscribe(),
+        deadline: Deadline { at: far(spec.timeout), limit: spec.timeout },
+    };
+    let mut state = State::default();
+    if let Err(halt) = step::prepare(&mut attempt).await {
+        state.cause = Some(halt.cause);
+        state.outcome = Some(halt.outcome);
+    } else {
+        for step in &spec.steps {
+            let order = *attempt.orders.borrow();
+            if matches!(order, Stop::Leave(_) | Stop::Forget) {
+                break;
+            }
+            state.late |= Instant::now() >= attempt.deadline.at;
+            let ended = step::run(&mut attempt, step, state.status(order)).await;
+            state.late |= Instant::now() >= attempt.deadline.at;
+            state.take(ended);
+        }
+    }
+    let (outcome, cause) = state.settle(*attempt.orders.borrow(), spec.timeout);
+    let outputs = outputs(&attempt, &spec, outcome);
+    let Attempt { reports, workspace, .. } = attempt;
+    reports.close().await;
+    Settled { outcome, cause, outputs, workspace: Some(workspace) }
+}
+
+/// A point in time that far away, or as good as never.
+fn far(span: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(span).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
+}
+
+/// How the job fares from step to step.
+#[derive(Debug, Default)]
+struct State {
+    /// The first outcome that is not a success.
+    outcome: Option<Outcome>,
+    cause: Option<Cause>,
+    late: bool,
+}
+
+impl State {
+    fn status(&self, order: Stop) -> Status {
+        if order != Stop::Run || self.late {
+            Status::Cancelled
+        } else if self.outcome.is_some() {
+            Status::Failure
+        } else {
+            Status::Success
+        }
+    }
+
+    fn take(&mut self, ended: Ended) {
+        let outcome = match ended.conclusion {
+            Outcome::Success | Outcome::Skipped => return,
+            // The job's own time has a word of its own; a step's makes the job a failure.
+            Outcome::TimedOut => Outcome::Failure,
+            other => other,
+        };
+        // What could not be run weighs more than what failed: nobody should look for the reason in the code.
+        if self.outcome.is_none() || outcome == Outcome::Faulted {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    fn settle(self, order: Stop, limit: Duration) -> (Outcome, Option<Cause>) {
+        match (self.outcome, order) {
+            (_, Stop::Cancel(_) | Stop::Leave(_) | Stop::Forget) => (Outcome::Cancelled, Some(Cause::Cancelled)),
+            (_, Stop::Run) if self.late => (Outcome::TimedOut, Some(Cause::TimedOut { limit })),
+            (Some(outcome), Stop::Run) => (outcome, self.cause),
+            (None, Stop::Run) => (Outcome::Success, None),
+        }
+    }
+}
+
+/// The job's outputs, masked. One that cannot be evaluated is left out and logged.
+fn outputs<A>(attempt: &Attempt<A>, spec: &JobSpec, outcome: Outcome) -> IndexMap<String, String> {
+    let mut masker = Masker::default();
+    for value in &attempt.masks {
+        // Those that are too short to be masked were named when they were learnt.
+        let _ = masker.add(value);
+    }
+    let status = match outcome {
+        Outcome::Success | Outcome::Skipped => Status::Success,
+        Outcome::Cancelled => Status::Cancelled,
+        _ => Status::Failure,
+    };
+    let contexts = StepContexts { status: Some(status), ..StepContexts::default() };
+    let mut outputs = IndexMap::new();
+    for (name, template) in &spec.outputs {
+        let value = attempt.contexts.evaluate(&contexts, &Hashes::new(), |context| Template::parse(&template.0)?.render(context));
+        match value {
+            Ok(value) => {
+                outputs.insert(name.clone(), String::from_utf8_lossy(&masker.mask(value.as_bytes())).into_owned());
+            }
+            Err(Unfinished::Failed(error)) => tracing::warn!(attempt = %attempt.hold.attempt, name, %error, "output was not evaluated"),
+            Err(Unfinished::Hash(_)) => tracing::warn!(attempt = %attempt.hold.attempt, name, "hashFiles is not available in outputs"),
+        }
+    }
+    outputs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stop::Stages;
+
+    fn settle(conclusions: &[Outcome], late: bool, order: Stop) -> Outcome {
+        let mut state = State { late, ..State::default() };
+        conclusions.iter().for_each(|conclusion| state.take(Ended { outcome: *conclusion, conclusion: *conclusion }));
+        state.settle(order, Duration::from_secs(1)).0
+    }
+
+    #[test]
+    fn the_job_is_what_its_steps_are() {
+        use Outcome::{Cancelled, Failure, Faulted, Skipped, Success, TimedOut};
+        let cancel = Stop::Cancel(Stages::default());
+        let table = [
+            (&[][..], false, Stop::Run, Success),
+            (&[Success, Skipped], false, Stop::Run, Success),
+            (&[Failure, Success], false, Stop::Run, Failure),
+            (&[TimedOut], false, Stop::Run, Failure),
+            (&[Failure, Faulted], false, Stop::Run, Faulted),
+            (&[TimedOut], true, Stop::Run, TimedOut),
+            (&[Success], false, cancel, Cancelled),
+            (&[Failure], true, cancel, Cancelled),
+        ];
+        for (conclusions, late, order, expected) in table {
+            assert_eq!(settle(conclusions, late, order), expected, "{conclusions:?}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A grant and the host's own rules become a sandbox spec. The only translation between the two languages, and the floor:
+//! what the host's rules do not allow is not in the spec, whatever a controller granted.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
+use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, SecretFile, Spec};
+
+use crate::host::HostRules;
+use crate::view::{self, System};
+
+/// The port on the step's loopback at which the exit listens: above the ephemeral range, so that no ordinary program sits there.
+pub const EXIT_PORT: u16 = 61080;
+
+/// Where the operator's own certificate authorities appear when the system view does not show their file.
+const CERTIFICATES: &str = "/etc/ssl/caisson-authorities.pem";
+
+/// Everything about a step's sandbox that does not come from its grant.
+#[derive(Debug)]
+pub struct Request {
+    /// The program: a path inside, or a name looked up in the `PATH` of `env`.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its whole environment, but for what the passage to the network adds.
+    pub env: Vec<(String, String)>,
+    /// Its working directory inside.
+    pub cwd: PathBuf,
+    /// The host ids of the job.
+    pub ids: Ids,
+    /// How the system directories appear.
+    pub system: System,
+    /// What belongs to the job: mounted after the system view, in order.
+    pub mounts: Vec<Mount>,
+    /// Secret files.
+    pub secrets: Vec<SecretFile>,
+    /// How long the step may take by its own and its job's timeouts.
+    pub timeout: Option<Duration>,
+}
+
+/// The way out of one sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// Loopback only, or with the exit's listener.
+    pub network: Network,
+    /// Variables that point programs at the exit and at the certificate authorities. Empty without a way out.
+    pub env: Vec<(String, String)>,
+    /// The package manager's configuration and certificate authorities.
+    pub mounts: Vec<Mount>,
+    /// Destinations that policy named.
+    pub destinations: Vec<Destination>,
+    /// Destinations of presets, resolved by this host's configuration.
+    pub preset_destinations: Vec<Destination>,
+}
+
+/// Time that the launcher's own clock gives beyond the step's timeout: the agent asks politely first, and the sandbox kills
+/// if the agent cannot.
+pub const BACKSTOP: Duration = Duration::from_secs(30);
+
+/// The spec of one sandbox. Pure but for looking at which system directories the host has.
+pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage) {
+    let passage = passage(&grant.egress, host);
+    let mut spec = Spec::closed(request.program);
+    spec.args = request.args;
+    spec.env = request.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    for (name, value) in &passage.env {
+        let name = OsString::from(name);
+        // There is no other way out: a proxy that the workflow names could not be reached.
+        spec.env.retain(|(present, _)| *present != name);
+        spec.env.push((name, value.into()));
+    }
+    spec.cwd = request.cwd;
+    spec.identity = match grant.identity {
+        policy::Identity::User => spec::Identity::RUNNER,
+        policy::Identity::Root => spec::Identity::NamespaceRoot,
+    };
+    spec.ids = request.ids;
+    spec.hostname = "caisson".to_owned();
+    spec.mounts = view::mounts(host, &request.system);
+    spec.mounts.extend(passage.mounts.iter().cloned());
+    spec.mounts.extend(request.mounts);
+    spec.network = passage.network.clone();
+    spec.secrets = request.secrets;
+    spec.limits = limits(&grant.limits, host, request.timeout);
+    spec.filter = Filter { additions: grant.system_calls.iter().cloned().collect::<BTreeSet<_>>(), ..Filter::default() };
+    spec.allow_missing = host.allow_missing.clone();
+    (spec, passage)
+}
+
+/// The lower of what policy and host allow. Memory and processes always have a limit.
+pub fn limits(asked: &policy::Limits, host: &HostRules, timeout: Option<Duration>) -> spec::Limits {
+    let least = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
+    spec::Limits {
+        memory: Some(asked.memory_bytes.map_or(host.memory_bytes, |bytes| bytes.min(host.memory_bytes))),
+        cpu_milli: asked.cpu_milli.into_iter().chain(host.cpu_milli).min(),
+        pids: Some(asked.pids.map_or(host.pids, |pids| pids.min(host.pids))),
+        wall_clock: least(asked.wall, timeout).map(|limit| limit.saturating_add(BACKSTOP)),
+        ..spec::Limits::default()
+    }
+}
+
+/// The way out that a grant opens on this host; nothing for a closed one.
+pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
+    let mut preset_destinations = Vec::new();
+    for preset in &egress.presets {
+        match preset {
+            Preset::PythonPackages => preset_destinations.extend(host.index.destinations()),
+        }
+    }
+    let destinations = egress.allow.clone();
+    let open = !(destinations.is_empty() && preset_destinations.is_empty());
+    let authorities = host.index.certificates.as_ref().filter(|path| path.is_file());
+    let shown: Option<&Path> = authorities.map(|path| if view::already_visible(path) { path.as_path() } else { Path::new(CERTIFICATES) });
+    let shown = shown.map(|path| path.display().to_string());
+    let packages = egress.presets.contains(&Preset::PythonPackages);
+    let mut mounts = vec![Mount::File {
+        target: "/etc/pip.conf".into(),
+        content: host.index.pip_configuration(shown.as_deref(), open).into(),
+        mode: 0o644,
+    }];
+    if let (Some(source), Some(CERTIFICATES)) = (authorities, shown.as_deref()) {
+        mounts.push(Mount::Bind { source: source.clone(), target: CERTIFICATES.into(), access: spec::Access::ReadOnly, owner: None });
+    }
+    if !open {
+        return Passage { network: Network::Closed, env: Vec::new(), mounts, destinations, preset_destinations };
+    }
+    let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, EXIT_PORT));
+    let mut env = Vec::new();
+    let url = format!("http://{listener}");
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        env.push((name.to_owned(), url.clone()));
+        env.push((name.to_ascii_lowercase(), url.clone()));
+    }
+    env.push(("PIP_PROXY".to_owned(), url));
+    // The step's own servers on its own loopback are reached directly, unless policy means the host's.
+    let direct: Vec<&str> = ["localhost", "127.0.0.1", "::1"]
+        .into_iter()
+        .filter(|name| destinations.iter().chain(&preset_destinations).all(|destination| destination.host != *name))
+        .collect();
+    for name in ["NO_PROXY", "no_proxy"] {
+        env.push((name.to_owned(), direct.join(",")));
+    }
+    if let Some(path) = &shown {
+        for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"] {
+            env.push((name.to_owned(), path.clone()));
+        }
+    }
+    if let (true, Some(index)) = (packages, &host.index.index_url) {
+        env.push(("UV_DEFAULT_INDEX".to_owned(), index.clone()));
+    }
+    Passage { network: Network::Exit { listeners: vec![listener] }, env, mounts, destinations, preset_destinations }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn host() -> HostRules {
+        HostRules { memory_bytes: 1000, pids: 10, cpu_milli: Some(500), ..HostRules::of_this_host(&BTreeMap::new()) }
+    }
+
+    #[test]
+    fn policy_lowers_the_hosts_limits_and_never_raises_them() {
+        let asked = policy::Limits { memory_bytes: Some(500), pids: Some(99), cpu_milli: Some(4000), ..policy::Limits::default() };
+        let limits = limits(&asked, &host(), Some(Duration::from_secs(5)));
+        assert_eq!((limits.memory, limits.pids, limits.cpu_milli), (Some(500), Some(10), Some(500)));
+        assert_eq!(limits.wall_clock, Some(Duration::from_secs(35)));
+        let limits = super::limits(&policy::Limits::default(), &host(), None);
+        assert_eq!((limits.memory, limits.pids, limits.wall_clock), (Some(1000), Some(10), None));
+    }
+
+    #[test]
+    fn a_closed_grant_has_no_listener_and_no_proxy() {
+        let passage = passage(&Egress::default(), &host());
+        assert_eq!(passage.network, Network::Closed);
+        assert!(passage.env.is_empty());
+    }
+
+    #[test]
+    fn an_open_grant_points_programs_at_the_exit() {
+        let egress = Egress { presets: vec![Preset::PythonPackages], ..Egress::default() };
+        let opened = passage(&egress, &host());
+        assert!(matches!(&opened.network, Network::Exit { listeners } if listeners.len() == 1));
+        for name in ["HTTP_PROXY", "https_proxy", "NO_PROXY", "PIP_PROXY"] {
+            assert!(opened.env.iter().any(|(present, _)| present == name), "{name}");
+        }
+        assert!(!opened.preset_destinations.is_empty());
+        let local = Egress { allow: vec!["127.0.0.1:3141".parse().unwrap()], ..Egress::default() };
+        let direct = passage(&local, &host()).env.into_iter().find(|(name, _)| name == "NO_PROXY").unwrap().1;
+        assert_eq!(direct, "localhost,::1");
+    }
+}

@@ -1,0 +1,401 @@
+//! A step in its course: what its programs share while they run, and what they leave. Lends itself to actions as their bench.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use caisson_model::id::Digest;
+use caisson_model::outcome::{EgressEntry, Enforcement, Fault, MissingProtection, Usage};
+use caisson_model::policy::{Grant, Identity};
+use caisson_model::step::StepSpec;
+use caisson_proto::api::{AgentApi, ApiError};
+use caisson_sandbox::spec::Mount;
+use indexmap::IndexMap;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio_stream::StreamExt;
+
+use crate::actions::Bench;
+use crate::attempt::Attempt;
+use crate::contexts::STEP_FILES;
+use crate::environment;
+use crate::hash_files::{self, Patterns};
+use crate::host::HostRules;
+use crate::lower::{self, Request};
+use crate::output::Output;
+use crate::program::{Exit, Halt, Input, Powers, Program, Sink};
+use crate::secrets::StepSecrets;
+use crate::step::exit;
+use crate::step::launch::{self, Stdin, TimeLimit};
+use crate::stop::Stop;
+use crate::view;
+use crate::workspace::StepFiles;
+
+/// How much of a pipe is read at once.
+const READ: usize = 64 << 10;
+
+/// One step between its start and its result.
+pub(super) struct Course<'a, A: AgentApi> {
+    /// The attempt.
+    pub attempt: &'a mut Attempt<A>,
+    /// The step.
+    pub step: &'a StepSpec,
+    /// Its output.
+    pub output: Output<A>,
+    /// Its secrets.
+    pub secrets: StepSecrets,
+    /// Its environment, settled.
+    pub env: IndexMap<String, String>,
+    /// The files through which it speaks.
+    pub files: StepFiles,
+    /// When its time is over.
+    pub limit: Option<TimeLimit>,
+    /// The order under which it began.
+    pub standing: Stop,
+    /// What it cost so far.
+    pub usage: Usage,
+    /// What its sandboxes enforced.
+    pub enforcement: Enforcement,
+    /// What it tried to reach.
+    pub egress: Vec<EgressEntry>,
+    /// Outputs that an action set.
+    pub outputs: Vec<(String, String)>,
+}
+
+impl<A: AgentApi> Course<'_, A> {
+    /// Runs one program to its end.
+    ///
+    /// # Errors
+    /// The [`Halt`] that ends the step.
+    pub(super) async fn execute(&mut self, program: Program) -> Result<Exit, Halt> {
+        let grant = self.powers(program.powers);
+        let mut env = match program.powers {
+            Powers::Granted => self.env.clone(),
+            Powers::None | Powers::Network => self.plain_environment(),
+        };
+        env.extend(program.env);
+        let granted = program.powers == Powers::Granted;
+        let mut mounts = self.attempt.workspace.mounts();
+        mounts.extend(self.attempt.shown.iter().cloned().map(view::read_only));
+        if granted || !program.files.is_empty() {
+            mounts.extend(self.files.mounts());
+        }
+        mounts.extend(program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o555 }));
+        let request = Request {
+            program: program.program.into(),
+            args: program.args.into_iter().map(Into::into).collect(),
+            env: env.into_iter().collect(),
+            cwd: program.cwd.into(),
+            ids: self.attempt.workspace.ids(),
+            system: self.attempt.workspace.system(),
+            mounts,
+            secrets: if granted { self.secrets.files() } else { Vec::new() },
+            timeout: self.limit.map(|limit| limit.limit),
+        };
+        let (spec, passage) = lower::spec(&grant, &self.attempt.host, request);
+        let stdin = if matches!(program.stdin, Input::Nothing) { Stdin::Closed } else { Stdin::Pipe };
+        let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
+        let listeners = std::mem::take(&mut launched.listeners);
+        let exit = exit::open(listeners, passage, &grant.egress, self.attempt.reports.remarks(), self.step.index);
+        let exit = match exit {
+            Ok(exit) => exit,
+            Err(halt) => {
+                launched.running.kill();
+                return Err(halt);
+            }
+        };
+        let mut captured = Vec::new();
+        let mut overflow = false;
+        let hold = self.attempt.hold;
+        let source = self.attempt.spec.source;
+        let api = std::sync::Arc::clone(&self.attempt.api);
+        let killer = std::sync::Arc::clone(&launched.running);
+        let over = tokio::sync::Notify::new();
+        let feed = async {
+            let Some(input) = launched.input.take() else { return Ok(()) };
+            let feeding = async {
+                match program.stdin {
+                    Input::Nothing => Ok(()),
+                    Input::Bytes(bytes) => write(input, &bytes).await,
+                    Input::Source => feed_source(&*api, source, input).await,
+                }
+            };
+            let fed = tokio::select! {
+                fed = feeding => fed,
+                // Nobody reads any more.
+                () = over.notified() => return Ok(()),
+            };
+            if fed.is_err() {
+                tracing::warn!(attempt = %hold.attempt, "a program's input broke off");
+                killer.kill();
+            }
+            fed
+        };
+        let running = std::sync::Arc::clone(&launched.running);
+        let orders = self.attempt.orders.clone();
+        let supervise = async {
+            let ended = launch::supervise(running, orders, self.standing, self.limit).await;
+            over.notify_one();
+            ended
+        };
+        let output = &mut self.output;
+        let pipe = &mut launched.output;
+        let pump = async {
+            let mut buffer = vec![0; READ];
+            loop {
+                match pipe.read(&mut buffer).await {
+                    Ok(0) => break,
+                    Ok(read) => match program.sink {
+                        Sink::Log => output.feed(&buffer[..read]).await,
+                        // What is beyond is read and dropped, so that the program is not held up by a full pipe.
+                        Sink::Capture(most) => {
+                            overflow |= captured.len() + read > most;
+                            captured.extend_from_slice(&buffer[..read.min(most.saturating_sub(captured.len()))]);
+                        }
+                    },
+                    Err(error) => {
+                        tracing::error!(%error, "a step's output could not be read");
+                        break;
+                    }
+                }
+            }
+        };
+        let (fed, ended, ()) = tokio::join!(feed, supervise, pump);
+        if let Some(exit) = exit {
+            self.egress.extend(exit.close().await);
+        }
+        self.output.end_stream().await;
+        let ended = ended?;
+        self.account(&ended.outcome);
+        let code = match (launch::verdict(&ended), fed) {
+            // A source that broke off is the reason for the kill.
+            (_, Err(halt)) if ended.interruption.is_none() => return Err(halt),
+            (verdict, _) => verdict?,
+        };
+        if overflow {
+            return Err(Halt::invalid(
+                "a program of caisson's own printed more than could be right; the workspace may hold too many files",
+            ));
+        }
+        Ok(Exit { code, output: captured })
+    }
+
+    /// The digest that `hashFiles` answers for these patterns.
+    ///
+    /// # Errors
+    /// The halt, when a program was cut short; the inner error is the answer of the function.
+    pub(super) async fn hash(&mut self, arguments: &[String]) -> Result<Result<String, String>, Halt> {
+        let workspace = self.attempt.contexts.workspace.clone();
+        let patterns = match Patterns::of(arguments, &workspace) {
+            Ok(patterns) => patterns,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let listed = self.execute(hash_files::list(&workspace)).await?;
+        if listed.code != 0 {
+            return Ok(Err("the workspace could not be listed".to_owned()));
+        }
+        let paths = hash_files::select(&listed.output, &patterns);
+        if paths.is_empty() {
+            return Ok(Ok(String::new()));
+        }
+        let digested = self.execute(hash_files::digest(&paths, &workspace)).await?;
+        if digested.code != 0 {
+            return Ok(Err("a file could not be read".to_owned()));
+        }
+        Ok(hash_files::combine(&digested.output, paths.len()))
+    }
+
+    fn powers(&self, powers: Powers) -> Grant {
+        let granted = &self.step.grant;
+        match powers {
+            Powers::Granted => granted.clone(),
+            Powers::Network => Grant { egress: granted.egress.clone(), limits: granted.limits.clone(), ..Grant::default() },
+            Powers::None => Grant { limits: granted.limits.clone(), identity: Identity::User, ..Grant::default() },
+        }
+    }
+
+    /// What caisson's own programs get: nothing that a step could have set.
+    fn plain_environment(&self) -> IndexMap<String, String> {
+        [("PATH", view::PATH), ("HOME", view::HOME), ("LANG", "C.UTF-8"), ("USER", view::USER)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect()
+    }
+
+    fn account(&mut self, outcome: &caisson_sandbox::outcome::Outcome) {
+        let usage = &mut self.usage;
+        usage.wall += outcome.usage.wall;
+        usage.user += outcome.usage.user;
+        usage.system += outcome.usage.system;
+        usage.build += outcome.timing.build;
+        usage.teardown += outcome.timing.teardown;
+        let most = |old: Option<u64>, new: u64| old.max((new > 0).then_some(new));
+        usage.peak_memory_bytes = most(usage.peak_memory_bytes, outcome.usage.peak_memory);
+        let pids = most(usage.peak_pids.map(u64::from), outcome.usage.peak_pids);
+        usage.peak_pids = pids.map(|pids| u32::try_from(pids).unwrap_or(u32::MAX));
+        // What one of several sandboxes lacked, the step lacked.
+        for missing in &outcome.missing {
+            let name = missing.protection.name();
+            if self.enforcement.missing.iter().all(|known| known.protection != name) {
+                let reason = missing.reason.clone();
+                self.enforcement.missing.push(MissingProtection { protection: name.to_owned(), reason });
+            }
+        }
+        let lacking: HashSet<&str> = self.enforcement.missing.iter().map(|missing| missing.protection.as_str()).collect();
+        let mut enforced = std::mem::take(&mut self.enforcement.enforced);
+        for protection in &outcome.enforced {
+            let name = protection.name();
+            if enforced.iter().all(|known| known != name) {
+                enforced.push(name.to_owned());
+            }
+        }
+        enforced.retain(|name| !lacking.contains(name.as_str()));
+        self.enforcement.enforced = enforced;
+    }
+}
+
+/// Makes the directories in the job's home that every step expects, in a sandbox with no power at all.
+///
+/// # Errors
+/// The [`Halt`] with which the job ends: the first sandbox of a job also shows whether this host can make any.
+pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> {
+    let args = ["-p", "--", attempt.contexts.workspace.as_str(), STEP_FILES];
+    let request = Request {
+        program: "mkdir".into(),
+        args: args.iter().map(Into::into).collect(),
+        env: vec![("PATH".to_owned(), view::PATH.to_owned())],
+        cwd: view::HOME.into(),
+        ids: attempt.workspace.ids(),
+        system: attempt.workspace.system(),
+        mounts: attempt.workspace.mounts(),
+        secrets: Vec::new(),
+        timeout: None,
+    };
+    let (spec, _) = lower::spec(&Grant::default(), &attempt.host, request);
+    let mut launched = launch::launch(&attempt.launcher, spec, Stdin::Closed).await?;
+    let supervise = launch::supervise(std::sync::Arc::clone(&launched.running), attempt.orders.clone(), Stop::Run, None);
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    let pump = async {
+        // The pipe ends with the program; what a bounded message does not hold is read all the same.
+        while let Ok(read @ 1..) = launched.output.read(&mut buffer).await {
+            said.extend_from_slice(&buffer[..read.min(4096_usize.saturating_sub(said.len()))]);
+        }
+    };
+    let (ended, ()) = tokio::join!(supervise, pump);
+    match launch::verdict(&ended?)? {
+        0 => Ok(()),
+        code => {
+            let said = String::from_utf8_lossy(&said);
+            Err(Halt::faulted(format!("the workspace could not be made (exit code {code}): {}", said.trim()), Fault::Environment))
+        }
+    }
+}
+
+async fn write(mut input: pipe::Sender, bytes: &[u8]) -> Result<(), Halt> {
+    match input.write_all(bytes).await {
+        // A program need not read its input to the end; its exit code says whether that was right.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Halt::faulted(format!("a program's input could not be written: {error}"), Fault::Environment))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the source blob into the pipe, resuming where a broken connection left off, and holds its digest against its name.
+async fn feed_source(api: &impl AgentApi, source: Option<Digest>, mut input: pipe::Sender) -> Result<(), Halt> {
+    let Some(source) = source else { return Ok(()) };
+    let failed = |error: ApiError| Halt::faulted(format!("the source tree could not be fetched: {error}"), error.fault());
+    let mut whole = Sha256::new();
+    let mut offset = 0;
+    let mut backoff = crate::retry::Backoff::new();
+    'connection: loop {
+        let mut pieces = match api.get_blob(source, offset).await {
+            Ok(pieces) => pieces,
+            Err(error) if error.is_transient() => {
+                tokio::time::sleep(backoff.pause()).await;
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        while let Some(piece) = pieces.next().await {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) if error.is_transient() => {
+                    tokio::time::sleep(backoff.pause()).await;
+                    continue 'connection;
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            whole.update(&piece);
+            offset += piece.len() as u64;
+            if let Err(error) = input.write_all(&piece).await {
+                if error.kind() == std::io::ErrorKind::BrokenPipe {
+                    return Ok(());
+                }
+                return Err(Halt::faulted(format!("the source tree could not be unpacked: {error}"), Fault::Environment));
+            }
+        }
+        break;
+    }
+    let digest = Digest(whole.finalize().into());
+    if digest != source {
+        return Err(Halt::faulted(format!("the source tree is {digest}, but {source} was announced"), Fault::Ours));
+    }
+    Ok(())
+}
+
+impl<A: AgentApi> Bench for Course<'_, A> {
+    async fn run(&mut self, program: Program) -> Result<Exit, Halt> {
+        self.execute(program).await
+    }
+
+    async fn say(&mut self, line: &str) {
+        self.output.say(line).await;
+    }
+
+    fn show(&mut self, path: PathBuf) {
+        if !view::already_visible(&path) && !self.attempt.shown.contains(&path) {
+            self.attempt.shown.push(path);
+        }
+    }
+
+    fn output(&mut self, name: &str, value: &str) {
+        self.outputs.push((name.to_owned(), value.to_owned()));
+    }
+
+    fn export(&mut self, name: &str, value: &str) {
+        if environment::valid_name(name) {
+            self.attempt.inherited.env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+
+    fn add_path(&mut self, directory: &str) {
+        self.attempt.inherited.path.push(directory.to_owned());
+    }
+
+    fn host(&self) -> &HostRules {
+        &self.attempt.host
+    }
+
+    fn github(&self, key: &str) -> String {
+        self.attempt.contexts.github(key)
+    }
+
+    fn workspace(&self) -> &str {
+        &self.attempt.contexts.workspace
+    }
+
+    fn has_source(&self) -> bool {
+        self.attempt.spec.source.is_some()
+    }
+
+    fn has_network(&self) -> bool {
+        !lower::passage(&self.step.grant.egress, &self.attempt.host).env.is_empty()
+    }
+}
+
+/// Where a step's script lies inside.
+pub(super) fn script_path(name: &str) -> String {
+    format!("{STEP_FILES}/{name}")
+}

@@ -1,0 +1,226 @@
+//! What a sandbox sees of the host's system: a read-only view of its programs and libraries, an allow-list of `/etc`, and
+//! own files in place of those that tell about the host or its people. No home, no `/root`, no `/tmp`, `/var`, `/run`,
+//! `/srv`, `/opt`, no socket.
+
+use std::path::{Path, PathBuf};
+
+use caisson_sandbox::spec::{Access, HostOwner, Mount, SeenAs, Upper};
+
+use crate::host::HostRules;
+
+/// How the system directories appear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum System {
+    /// Read-only.
+    ReadOnly,
+    /// Writable through an overlay, the host's root seen as the namespace's: for a step that is root of its namespace, and
+    /// for the later steps of its job.
+    Overlay(Upper),
+}
+
+/// The user inside.
+pub const USER: &str = "runner";
+/// The home directory inside.
+pub const HOME: &str = "/home/runner";
+/// Where programs are looked up when nobody says otherwise.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Entries of `/etc` that are shown as the host has them: how programs find each other, libraries, certificates, times,
+/// fonts. Nothing that holds a key, a password or the name of a host. One ending in `*` is a prefix.
+const ETC: [&str; 41] = [
+    "alternatives",
+    "bash.bashrc",
+    "bash_completion.d",
+    "bindresvport.blacklist",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "debconf.conf",
+    "debian_version",
+    "dpkg",
+    "ethertypes",
+    "fonts",
+    "gai.conf",
+    "glvnd",
+    "gss",
+    "host.conf",
+    "inputrc",
+    "java*",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ldap/ldap.conf",
+    "locale.alias",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "magic.mime",
+    "mime.types",
+    "nsswitch.conf",
+    "os-release",
+    "perl",
+    "pki/tls/certs",
+    "postgresql-common",
+    "profile",
+    "profile.d",
+    "protocols",
+    "python*",
+    "rpc",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+];
+
+/// Likewise, where a link may lead out of `/etc`.
+const ETC_TEXT: [&str; 2] = ["timezone", "xml"];
+
+/// The mounts of the system view. `certificates` is where the operator's certificate authorities appear, when they need a
+/// place of their own. Looks at the host's disk to see what is there.
+pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
+    let mut mounts = Vec::new();
+    for name in DIRECTORIES {
+        let path = Path::new("/").join(name);
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if metadata.is_symlink() {
+            if let Ok(to) = std::fs::read_link(&path) {
+                mounts.push(Mount::Symlink { target: path, to });
+            }
+        } else if metadata.is_dir() {
+            mounts.push(directory(path, name, system));
+        }
+    }
+    mounts.push(Mount::Directory { target: "/etc".into(), mode: 0o755 });
+    for pattern in ETC.iter().chain(&ETC_TEXT) {
+        match pattern.strip_suffix('*') {
+            None => mounts.extend(entry(&Path::new("/etc").join(pattern))),
+            Some(prefix) => {
+                let mut names: Vec<_> = std::fs::read_dir("/etc")
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                    .filter(|name| name.starts_with(prefix))
+                    .collect();
+                names.sort();
+                mounts.extend(names.iter().filter_map(|name| entry(&Path::new("/etc").join(name))));
+            }
+        }
+    }
+    for (target, content) in own_files() {
+        mounts.push(Mount::File { target: target.into(), content: content.into(), mode: 0o644 });
+    }
+    for path in host.ro_paths.iter().cloned().chain(host.index.directories()) {
+        if path.exists() && !already_visible(&path) {
+            mounts.push(read_only(path));
+        }
+    }
+    mounts
+}
+
+/// System directories that a host may have at its root. Those that are links stay links.
+pub const DIRECTORIES: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+/// The directory that holds what a job writes to one of [`DIRECTORIES`], below the one of [`System::Overlay`].
+pub fn upper_name(directory: &str) -> String {
+    format!("system-{directory}")
+}
+
+/// A read-only bind of a host path at its own place.
+pub fn read_only(path: PathBuf) -> Mount {
+    Mount::Bind { source: path.clone(), target: path, access: Access::ReadOnly, owner: None }
+}
+
+/// Whether the system view shows this path anyway.
+pub fn already_visible(path: &Path) -> bool {
+    DIRECTORIES.iter().any(|name| path.starts_with(Path::new("/").join(name)))
+        || ETC.iter().filter(|name| !name.ends_with('*')).any(|name| path.starts_with(Path::new("/etc").join(name)))
+}
+
+fn directory(path: PathBuf, name: &str, system: &System) -> Mount {
+    match system {
+        System::ReadOnly => read_only(path),
+        System::Overlay(upper) => {
+            let upper = match upper {
+                // Each directory has an upper of its own below the job's.
+                Upper::Directory(below) => Upper::Directory(below.join(upper_name(name))),
+                Upper::Memory { size } => Upper::Memory { size: *size },
+            };
+            let owner = Some(HostOwner { uid: 0, gid: 0, seen_as: SeenAs::Root });
+            Mount::Overlay { lower: vec![path.clone()], upper, target: path, owner }
+        }
+    }
+}
+
+/// An entry of `/etc`: a link as a link when it leads to what the view shows, else what it leads to, and only if that is a
+/// regular file or a directory.
+fn entry(path: &Path) -> Option<Mount> {
+    let metadata = path.symlink_metadata().ok()?;
+    if metadata.is_symlink() {
+        let to = std::fs::read_link(path).ok()?;
+        let full = std::fs::canonicalize(path).ok()?;
+        if already_visible(&full) {
+            return Some(Mount::Symlink { target: path.to_owned(), to });
+        }
+        return (full.is_file() && full.starts_with("/etc")).then(|| Mount::Bind {
+            source: full,
+            target: path.to_owned(),
+            access: Access::ReadOnly,
+            owner: None,
+        });
+    }
+    (metadata.is_dir() || metadata.is_file()).then(|| read_only(path.to_owned()))
+}
+
+fn own_files() -> [(&'static str, &'static str); 8] {
+    [
+        (
+            "/etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nrunner:x:1000:1000:runner:/home/runner:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+        ),
+        ("/etc/group", "root:x:0:\ntty:x:5:\nrunner:x:1000:\nnogroup:x:65534:\n"),
+        ("/etc/hosts", "127.0.0.1 localhost caisson\n::1 localhost ip6-localhost ip6-loopback\n"),
+        ("/etc/resolv.conf", "# no name server: names are resolved by the exit, outside\n"),
+        ("/etc/hostname", "caisson\n"),
+        ("/etc/machine-id", "00000000000000000000000000000000\n"),
+        ("/etc/shells", "/bin/sh\n/bin/bash\n"),
+        ("/etc/fstab", ""),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn targets(mounts: &[Mount]) -> Vec<String> {
+        mounts
+            .iter()
+            .map(|mount| match mount {
+                Mount::Bind { target, .. }
+                | Mount::Overlay { target, .. }
+                | Mount::Tmpfs { target, .. }
+                | Mount::Directory { target, .. }
+                | Mount::File { target, .. }
+                | Mount::Symlink { target, .. } => target.display().to_string(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_view_shows_programs_and_nothing_private() {
+        let host = HostRules::of_this_host(&BTreeMap::new());
+        let mounts = mounts(&host, &System::ReadOnly);
+        let targets = targets(&mounts);
+        assert!(targets.contains(&"/usr".to_owned()));
+        for private in
+            ["/root", "/home", "/var", "/run", "/srv", "/mnt", "/tmp", "/etc/shadow", "/etc/ssh", "/etc/ssl", "/etc/ssl/private", "/etc"]
+        {
+            let bound = mounts.iter().any(|mount| matches!(mount, Mount::Bind { target, .. } if target == Path::new(private)));
+            assert!(!bound, "{private}");
+        }
+        assert!(mounts.iter().all(|mount| !matches!(mount, Mount::Bind { access: Access::ReadWrite, .. })));
+        let mut unique = targets.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), targets.len(), "no target twice");
+    }
+}
