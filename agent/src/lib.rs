@@ -31,6 +31,7 @@ pub mod host;
 pub mod id_claim;
 pub mod index;
 pub mod job;
+pub mod logs;
 pub mod lower;
 pub mod mask;
 pub mod options;
