@@ -13,19 +13,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use caisson_model::id::{Digest, Hold, StepIndex};
 use caisson_model::log::{CHUNK_BYTES, LogGap, LogSeal};
 use caisson_model::outcome::{Bytes, Fault};
-use caisson_model::time::Timestamp;
 use caisson_proto::api::{AgentApi, ApiError};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::logs::delivery::{Backoff, Delivery, End, Progress};
+use crate::clock;
+use crate::logs::delivery::{Delivery, End, Progress};
 use crate::logs::spool::Spool;
+use crate::retry::Backoff;
 
 /// How far a writer may be ahead of the controller's answers while there is a connection.
 const AHEAD: u64 = 4 << 20;
@@ -195,7 +195,7 @@ impl<A: AgentApi> StepLog<A> {
     }
 
     async fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        let at = now();
+        let at = clock::now();
         for piece in bytes.chunks(CHUNK_BYTES) {
             let mut news = self.progress.subscribe();
             // The sender of this channel is our own, so waiting cannot fail; what it waited for is looked up below.
@@ -221,11 +221,6 @@ impl<A: AgentApi> StepLog<A> {
     fn failed(&self, act: &'static str, source: Arc<io::Error>) -> LogError {
         LogError::Spool { act, path: self.spool.path().to_owned(), source }
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! stream of chunks reads it by itself, so that it does not matter whether the other side polls the stream before, while or
 //! after it answers the call.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::logs::spool::Spool;
+use crate::retry::Backoff;
 
 /// The most bytes on their way without an answer.
 pub(super) const WINDOW: u64 = 1 << 20;
@@ -210,22 +210,6 @@ impl<A: AgentApi> Delivery<A> {
 }
 
 struct Stalled;
-
-/// Growing waits between connections, from 50 ms to 5 s, each shortened by chance so that many agents do not return in step.
-#[derive(Default)]
-pub(super) struct Backoff {
-    doublings: u32,
-}
-
-impl Backoff {
-    pub(super) fn pause(&mut self) -> Duration {
-        let span = (Duration::from_millis(50) * 2_u32.pow(self.doublings)).min(Duration::from_secs(5));
-        self.doublings = (self.doublings + 1).min(7);
-        // A hasher of the standard library is seeded by chance: enough to spread agents, and no secret depends on it.
-        let chance = std::hash::RandomState::new().build_hasher().finish();
-        span / 2 + Duration::from_nanos(chance % (span.as_nanos() as u64 / 2 + 1))
-    }
-}
 
 struct Source {
     hold: Hold,

@@ -9,6 +9,7 @@ use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
 use caisson_model::log::{LogAck, LogPush};
 use caisson_model::secret::OpenedSecrets;
+use caisson_model::time::Timestamp;
 use caisson_proto::api::{Answers, BlobApi, Messages};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
