@@ -42,7 +42,6 @@ pub mod retry;
 pub mod secrets;
 pub mod shell;
 pub mod step;
-pub mod step_log;
 pub mod stop;
 pub mod view;
 pub mod workspace;

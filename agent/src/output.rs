@@ -8,10 +8,10 @@ use caisson_proto::api::AgentApi;
 use tokio::sync::watch;
 
 use crate::commands::{Command, Commands, Item};
+use crate::logs::{LogError, StepLog};
 use crate::mask::Masker;
 use crate::reports::Remarks;
 use crate::retry::forgotten;
-use crate::step_log::StepLog;
 use crate::stop::Stop;
 
 /// The most annotations of each level that a step keeps.
@@ -25,6 +25,7 @@ const MAX_MASK: usize = 64 << 10;
 /// The output of one step.
 pub struct Output<A: AgentApi> {
     log: StepLog<A>,
+    log_error: Option<LogError>,
     masker: Masker,
     commands: Commands,
     step: StepIndex,
@@ -45,13 +46,27 @@ pub struct Said {
     pub outputs: Vec<(String, String)>,
     /// Remarks, masked, at most 50 of each level.
     pub annotations: Vec<Annotation>,
+    /// Why the log is not whole at the controller, when it is not.
+    pub log_error: Option<LogError>,
 }
 
 impl<A: AgentApi> Output<A> {
     /// Output into `log`. `debug` tells whether `::debug::` is shown.
     pub fn new(log: StepLog<A>, step: StepIndex, remarks: Remarks, orders: watch::Receiver<Stop>, debug: bool) -> Output<A> {
         let masker = Masker::default();
-        Output { log, masker, commands: Commands::new(), step, remarks, orders, debug, echo: false, said: Said::default(), said_bytes: 0 }
+        Output {
+            log,
+            log_error: None,
+            masker,
+            commands: Commands::new(),
+            step,
+            remarks,
+            orders,
+            debug,
+            echo: false,
+            said: Said::default(),
+            said_bytes: 0,
+        }
     }
 
     /// Takes bytes of a program's output.
@@ -103,20 +118,24 @@ impl<A: AgentApi> Output<A> {
 
     /// Ends the step's log: waits until the controller has all of it, or until the attempt is to be forgotten.
     pub async fn seal(self) -> Said {
-        let mut orders = self.orders;
-        tokio::select! {
-            () = self.log.seal() => {}
-            () = forgotten(&mut orders) => {}
+        let (mut orders, mut said) = (self.orders, self.said);
+        said.log_error = self.log_error;
+        if said.log_error.is_none() {
+            tokio::select! {
+                sealed = self.log.seal() => said.log_error = sealed.err(),
+                () = forgotten(&mut orders) => {}
+            }
         }
-        self.said
+        said
     }
 
     async fn write(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
+        // After an error the log ends there; the step goes on, and its result says so.
+        if bytes.is_empty() || self.log_error.is_some() {
             return;
         }
         tokio::select! {
-            () = self.log.write(bytes) => {}
+            written = self.log.write(bytes) => self.log_error = written.err(),
             () = forgotten(&mut self.orders) => {}
         }
     }

@@ -17,12 +17,12 @@ use crate::attempt::Attempt;
 use crate::command_files;
 use crate::contexts::{self, Hashes, SecretNames, StepContexts, Unfinished};
 use crate::environment;
+use crate::logs::{LogError, StepLog};
 use crate::output::{Output, Said};
 use crate::program::{Halt, Input, Powers, Program, Sink};
 use crate::retry;
 use crate::secrets::StepSecrets;
 use crate::shell::{Offered, Shell};
-use crate::step_log::StepLog;
 use crate::workspace::{CommandFile, StepFiles};
 
 mod course;
@@ -93,7 +93,10 @@ async fn begin<'a, A: AgentApi>(attempt: &'a mut Attempt<A>, step: &'a StepSpec,
     let broken =
         |error: &dyn std::fmt::Display| Halt::faulted(format!("the files of the step could not be made: {error}"), Fault::Environment);
     let files: StepFiles = attempt.workspace.step_files(step.index.0).map_err(|error| broken(&error))?;
-    let log = StepLog::open(Arc::clone(&attempt.api), attempt.hold, step.index);
+    // An agent may keep less than policy wants, never more than its host's rule.
+    let limit = step.grant.limits.log_bytes.map_or(attempt.host.log_bytes, |bytes| bytes.min(attempt.host.log_bytes));
+    let log = StepLog::open(Arc::clone(&attempt.api), attempt.hold, step.index, &attempt.workspace.spool(), limit).await;
+    let log = log.map_err(|error| Halt::faulted(format!("{error}{}", because(&error)), error.fault()))?;
     let debug = attempt.contexts.debug();
     let mut output = Output::new(log, step.index, attempt.reports.remarks(), attempt.orders.clone(), debug);
     for value in &attempt.masks {
@@ -374,6 +377,14 @@ async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts
     outputs.splice(0..0, std::mem::take(&mut course.outputs));
     let Course { attempt, output, usage, enforcement, egress, .. } = course;
     let said: Said = output.seal().await;
+    if let Some(error) = said.log_error {
+        tracing::error!(%error, attempt = %attempt.hold.attempt, step = step.index.0, "a log is not whole");
+        // A fenced attempt has nobody to tell, and a cause that is there says more.
+        if cause.is_none() && !matches!(error, LogError::Fenced) {
+            let halt = Halt::faulted(format!("the log is not whole: {error}{}", because(&error)), error.fault());
+            (outcome, conclusion, cause) = (halt.outcome, halt.outcome, Some(halt.cause));
+        }
+    }
     outputs.extend(said.outputs);
     for value in said.masks {
         if !attempt.masks.contains(&value) {
@@ -382,6 +393,11 @@ async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts
     }
     let result = StepResult { outcome, conclusion, exit_code, cause, usage, enforcement, egress, annotations: said.annotations, summary };
     finish(attempt, step, name, result, &outputs).await
+}
+
+/// The reasons below an error, each after a colon.
+fn because(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source()).map(|error| format!(": {error}")).collect()
 }
 
 /// Takes over what the step wrote to its command files; gives its outputs.
