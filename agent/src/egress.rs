@@ -2,7 +2,7 @@
 //!
 //! The step has loopback and no route. Where its grant names destinations, a TCP listener was bound inside its namespace
 //! before anything hostile ran, and its descriptor belongs to the agent: whatever connects there is served here, outside.
-//! The exit speaks HTTP as a proxy does (`CONNECT`, and absolute-form requests for plain `http://`), decides by [`rules`],
+//! The exit speaks HTTP as a proxy does (`CONNECT`, and absolute-form requests for plain `http://`) and SOCKS5 on the same port, decides by [`rules`],
 //! resolves and dials by [`dial`], holds the name in a TLS greeting against the name that was asked for ([`hello`]), and writes every
 //! attempt into the [`ledger`]. It never terminates TLS and sees no content of it.
 //!
@@ -15,29 +15,28 @@ mod address;
 mod connection;
 mod dial;
 mod hello;
-mod ledger;
+pub mod ledger;
 mod request;
 pub mod rules;
+mod socks;
 
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caisson_model::outcome::EgressEntry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::egress::connection::Connection;
-use crate::egress::ledger::Ledger;
+use crate::egress::connection::{Connection, MAX_CONNECTIONS, ended};
+use crate::egress::ledger::{Ledger, Sink};
 use crate::egress::rules::Allowed;
 
-/// The most connections that one step may have open at once; further ones are refused and recorded.
-pub const MAX_CONNECTIONS: usize = 256;
-
-/// Told of every entry at the moment it is complete: a refusal at once, a connection when it has ended.
-pub type Sink = Arc<dyn Fn(&EgressEntry) + Send + Sync>;
+/// How long accepting rests after an error.
+const REST: Duration = Duration::from_millis(100);
 
 /// An open exit. Dropping it without [`Exit::close`] ends its connections as well, but nobody hears of their last bytes.
 #[derive(Debug)]
@@ -86,11 +85,6 @@ impl Drop for Exit {
     }
 }
 
-/// Resolves when the exit closes, or was dropped.
-async fn ended(closed: &mut watch::Receiver<bool>) {
-    let _gone = closed.wait_for(|closed| *closed).await.is_err();
-}
-
 async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaphore>) {
     let mut closed = connection.closed.clone();
     let mut open = JoinSet::new();
@@ -110,9 +104,13 @@ async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaph
                     });
                 }
                 Err(error) => {
-                    // A step that closes at once, or a host that is out of descriptors: neither ends the exit.
+                    // A step that closes at once, or a host that is out of descriptors: neither ends the exit. The latter would be
+                    // told again at once, so accepting rests.
                     tracing::warn!(%error, "a connection of a step could not be accepted");
-                    tokio::task::yield_now().await;
+                    tokio::select! {
+                        () = ended(&mut closed) => break,
+                        () = tokio::time::sleep(REST) => {}
+                    }
                 }
             },
         }

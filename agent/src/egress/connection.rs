@@ -1,27 +1,35 @@
 //! One connection of a step: understand, decide, dial, and carry bytes both ways.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caisson_model::outcome::{EgressEntry, Verdict};
+use caisson_model::policy::AddressRange;
+use caisson_model::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::clock;
 use crate::egress::dial::{self, Unreached};
-use crate::egress::ended;
 use crate::egress::hello::{self, Greeting};
-use crate::egress::ledger::{Ledger, now};
-use crate::egress::request::{self, Kind, Request, Unfit};
+use crate::egress::ledger::Ledger;
+use crate::egress::request::{self, Kind, Request, Unfit, unfit};
 use crate::egress::rules::Allowed;
+use crate::egress::socks::{self, Reply};
+
+/// The most connections that one step may have open at once; further ones are refused and recorded.
+pub(super) const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to say what it wants, and a TLS client to greet.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// In how many pieces a request, or a greeting, may come. Each is looked at again with every piece, so this bounds the work.
+const MAX_READS: usize = 512;
 /// One buffer for each direction of a connection.
 const BUFFER: usize = 64 * 1024;
 
@@ -46,125 +54,185 @@ enum Cut {
     Greeting(String),
 }
 
+/// The protocol in which a client hears an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    Http,
+    Socks,
+}
+
+/// An attempt as it stood when it was decided.
+struct Attempt {
+    at: Timestamp,
+    host: String,
+    port: u16,
+}
+
+impl Attempt {
+    fn new(host: &str, port: u16) -> Attempt {
+        Attempt { at: clock::now(), host: host.to_owned(), port }
+    }
+
+    fn entry(self, verdict: Verdict, rule: String, address: Option<String>, carried: &Carried) -> EgressEntry {
+        let Attempt { at, host, port } = self;
+        let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        EgressEntry { at, host, port, verdict, rule, address, sent: count(&carried.sent), received: count(&carried.received) }
+    }
+}
+
 impl Connection {
     /// Serves the connection until either side or the exit ends it. Records exactly one entry, but for a client that says nothing.
     pub(super) async fn serve(&self, mut client: TcpStream) {
         let mut closed = self.closed.clone();
+        let mut voice = Voice::Http;
         let understood = tokio::select! {
             () = ended(&mut closed) => return,
-            understood = timeout(PATIENCE, understand(&mut client)) => understood,
+            understood = timeout(PATIENCE, understand(&mut client, &mut voice)) => understood,
         };
         let (request, early) = match understood {
             Ok(Ok(Some(understood))) => understood,
             Ok(Ok(None)) => return,
             Ok(Err(unfit)) => {
                 let (host, port) = unfit.target.unwrap_or_else(|| ("?".to_owned(), 0));
-                return self.refuse(&mut client, &host, port, unfit.reason.to_owned(), None).await;
+                return self.refuse(&mut client, voice, Attempt::new(&host, port), unfit.reason.to_owned(), None).await;
             }
-            Err(_) => {
-                return self.refuse(&mut client, "?", 0, "it did not say what it wants in time".to_owned(), None).await;
+            Err(_elapsed) => {
+                let reason = "it did not say what it wants in time".to_owned();
+                return self.refuse(&mut client, voice, Attempt::new("?", 0), reason, None).await;
             }
         };
+        let attempt = Attempt::new(&request.host, request.port);
         let permit = match self.allowed.permit(&request.host, request.port) {
             Ok(permit) => permit,
-            Err(reason) => return self.refuse(&mut client, &request.host, request.port, reason, None).await,
+            Err(reason) => return self.refuse(&mut client, voice, attempt, reason, None).await,
         };
         let dialled = tokio::select! {
-            () = ended(&mut closed) => return self.record(&request, Verdict::Unreachable, "the step ended first".to_owned(), None, &Carried::default()),
+            () = ended(&mut closed) => {
+                let rule = "the step ended first".to_owned();
+                return self.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
+            }
             dialled = dial::dial(&permit, &request.host, request.port) => dialled,
         };
         match dialled {
-            Ok((server, address)) => self.carry(client, server, address, request, early, permit.rule).await,
+            Ok((server, address)) => self.carry(client, server, address, request, early, attempt, permit.rule).await,
             Err(Unreached::Forbidden { address, what }) => {
-                let reason = format!("the name leads to {address}, {what}; a policy can allow the range by name");
-                self.refuse(&mut client, &request.host, request.port, reason, Some(address.to_string())).await;
+                let reason = format!("the name leads to {address}, {what}");
+                self.refuse(&mut client, voice, attempt, reason, Some(address)).await;
             }
             Err(Unreached::Failed(error)) => {
-                let told = answer("502 Bad Gateway", &format!("{}:{} cannot be reached: {error}", request.host, request.port));
-                self.record(&request, Verdict::Unreachable, format!("{}: {error}", permit.rule), None, &Carried::default());
-                tell(&mut client, &told).await;
+                let text = format!("{}:{} cannot be reached: {error}", request.host, request.port);
+                let rule = format!("{}: {error}", permit.rule);
+                self.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
+                self.tell(&mut client, voice, "502 Bad Gateway", Reply::Unreachable, &text).await;
             }
         }
     }
 
     /// Refuses a connection beyond the limit, without reading from it.
     pub(super) fn turn_away(&self, client: TcpStream) {
-        drop(client);
-        let rule = format!("more than {} connections at once", crate::egress::MAX_CONNECTIONS);
-        self.ledger.record(EgressEntry {
-            at: now(),
-            host: "?".into(),
-            port: 0,
-            verdict: Verdict::Refused,
-            rule,
-            address: None,
-            sent: 0,
-            received: 0,
-        });
+        let reason = format!("more than {} connections at once", MAX_CONNECTIONS);
+        // A client that cannot take a few bytes at once hears nothing.
+        let _told = client.try_write(answer("503 Service Unavailable", &reason).as_bytes()).is_ok();
+        self.ledger.record(Attempt::new("?", 0).entry(Verdict::Refused, reason, None, &Carried::default()));
     }
 
-    async fn refuse(&self, client: &mut TcpStream, host: &str, port: u16, reason: String, address: Option<String>) {
-        let text = format!(
-            "refused: this step may not reach {host}:{port}: {reason}\nTo allow it, add \"{host}:{port}\" to `allow` in the policy, or pass `--allow {host}:{port}` to `caisson exec`."
-        );
-        self.ledger.record(EgressEntry {
-            at: now(),
-            host: host.to_owned(),
-            port,
-            verdict: Verdict::Refused,
-            rule: reason,
-            address,
-            sent: 0,
-            received: 0,
-        });
-        tell(client, &answer("403 Forbidden", &text)).await;
+    async fn refuse(&self, client: &mut TcpStream, voice: Voice, attempt: Attempt, reason: String, address: Option<IpAddr>) {
+        let (host, port) = (&attempt.host, attempt.port);
+        let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let remedy = match address {
+            Some(address) => format!("To allow it, add \"{}\" to `ranges` under [network] in the policy.", AddressRange::single(address)),
+            None if port == 0 || self.allowed.permit(host, port).is_ok() => "No policy can allow that.".to_owned(),
+            None => format!("To allow it, add \"{target}\" to `allow` in the policy, or pass `--allow {target}` to `caisson exec`."),
+        };
+        let text = format!("refused: this step may not reach {target}: {reason}\n{remedy}");
+        let address = address.map(|address| address.to_string());
+        self.ledger.record(attempt.entry(Verdict::Refused, reason, address, &Carried::default()));
+        self.tell(client, voice, "403 Forbidden", Reply::NotAllowed, &text).await;
     }
 
-    fn record(&self, request: &Request, verdict: Verdict, rule: String, address: Option<SocketAddr>, carried: &Carried) {
-        self.ledger.record(EgressEntry {
-            at: now(),
-            host: request.host.clone(),
-            port: request.port,
-            verdict,
-            rule,
-            address: address.map(|address| address.to_string()),
-            sent: carried.sent.load(Ordering::Relaxed),
-            received: carried.received.load(Ordering::Relaxed),
-        });
+    /// Sends a last answer, unless the exit closes first. What the client still sends is read for a moment, so that it sees the answer and no reset.
+    async fn tell(&self, client: &mut TcpStream, voice: Voice, status: &str, reply: Reply, text: &str) {
+        let bytes = match voice {
+            Voice::Http => answer(status, text).into_bytes(),
+            Voice::Socks => reply.bytes().to_vec(),
+        };
+        let mut closed = self.closed.clone();
+        let telling = async {
+            client.write_all(&bytes).await?;
+            client.shutdown().await?;
+            let mut rest = [0; 4096];
+            let mut budget = 64;
+            while budget > 0 && client.read(&mut rest).await? > 0 {
+                budget -= 1;
+            }
+            io::Result::Ok(())
+        };
+        tokio::select! {
+            () = ended(&mut closed) => {}
+            told = timeout(PATIENCE, telling) => if let Ok(Err(error)) = told {
+                tracing::debug!(%error, "a refused client did not hear why");
+            },
+        }
     }
 
-    async fn carry(&self, client: TcpStream, server: TcpStream, address: SocketAddr, request: Request, early: Vec<u8>, rule: String) {
+    #[expect(clippy::too_many_arguments, reason = "both ends, what was asked, and what was decided: each is used once, here")]
+    async fn carry(
+        &self,
+        client: TcpStream,
+        server: TcpStream,
+        address: SocketAddr,
+        request: Request,
+        early: Vec<u8>,
+        attempt: Attempt,
+        rule: String,
+    ) {
         let carried = Carried::default();
         let mut closed = self.closed.clone();
         let done = tokio::select! {
             () = ended(&mut closed) => Ok(()),
             done = exchange(client, server, &request, early, &carried) => done,
         };
-        match done {
-            Err(Cut::Greeting(reason)) => self.record(&request, Verdict::Refused, reason, Some(address), &carried),
-            Ok(()) => self.record(&request, Verdict::Allowed, rule, Some(address), &carried),
-        }
+        let (verdict, rule) = match done {
+            Err(Cut::Greeting(reason)) => (Verdict::Refused, reason),
+            Ok(()) => (Verdict::Allowed, rule),
+        };
+        self.ledger.record(attempt.entry(verdict, rule, Some(address.to_string()), &carried));
     }
 }
 
-/// Reads until the request's head is whole. `None` when the client closed without a word; otherwise the request and what
-/// the client sent after its head.
-async fn understand(client: &mut TcpStream) -> Result<Option<(Request, Vec<u8>)>, Unfit> {
+/// Resolves when the exit closes, or was dropped.
+pub(super) async fn ended(closed: &mut watch::Receiver<bool>) {
+    let _gone = closed.wait_for(|closed| *closed).await.is_err();
+}
+
+/// Reads until the request is whole. `None` when the client closed without a word; otherwise the request and what
+/// the client sent after it. Sets `voice` as soon as it is known.
+async fn understand(client: &mut TcpStream, voice: &mut Voice) -> Result<Option<(Request, Vec<u8>)>, Unfit> {
     let mut bytes = Vec::new();
-    loop {
+    let mut welcomed = false;
+    for _ in 0..MAX_READS {
         let mut buffer = [0; 4096];
         let read = client.read(&mut buffer).await.unwrap_or(0);
         if read == 0 {
-            return if bytes.is_empty() { Ok(None) } else { Err(Unfit { reason: "the request breaks off", target: None }) };
+            return if bytes.is_empty() && !welcomed { Ok(None) } else { Err(unfit("the request breaks off")) };
         }
         bytes.extend_from_slice(&buffer[..read]);
-        if let Some((request, head)) = request::read(&bytes)? {
-            return Ok(Some((request, bytes.split_off(head))));
+        if !welcomed && bytes.first() == Some(&socks::VERSION) {
+            *voice = Voice::Socks;
+            let Some(length) = socks::greeting(&bytes)? else { continue };
+            bytes.drain(..length);
+            client.write_all(&socks::WELCOME).await.map_err(|_| unfit("the SOCKS client went away"))?;
+            welcomed = true;
+        }
+        let understood = if welcomed { socks::read(&bytes)? } else { request::read(&bytes)? };
+        if let Some((request, length)) = understood {
+            return Ok(Some((request, bytes.split_off(length))));
         }
         if bytes.len() > request::MAX_HEAD {
-            return Err(Unfit { reason: "the request's head is too large", target: None });
+            return Err(unfit("the request's head is too large"));
         }
     }
+    Err(unfit("the request comes in too many pieces"))
 }
 
 async fn exchange(mut client: TcpStream, server: TcpStream, request: &Request, early: Vec<u8>, carried: &Carried) -> Result<(), Cut> {
@@ -174,8 +242,12 @@ async fn exchange(mut client: TcpStream, server: TcpStream, request: &Request, e
         }
     }
     match &request.kind {
-        Kind::Connect => {
-            if client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
+        Kind::Connect | Kind::Socks => {
+            let granted: &[u8] = match request.kind {
+                Kind::Socks => &Reply::Granted.bytes(),
+                _ => b"HTTP/1.1 200 Connection established\r\n\r\n",
+            };
+            if client.write_all(granted).await.is_err() {
                 return Ok(());
             }
             let (from_client, to_client) = client.into_split();
@@ -248,6 +320,7 @@ async fn tunnel_up(
 ) -> Result<(), Cut> {
     let mut first = early;
     let mut buffer = vec![0; BUFFER];
+    let mut reads = 0;
     loop {
         match hello::read(&first) {
             Greeting::Incomplete => {}
@@ -255,6 +328,10 @@ async fn tunnel_up(
                 Ok(()) => break,
                 Err(reason) => return Err(Cut::Greeting(reason)),
             },
+        }
+        reads += 1;
+        if reads > MAX_READS {
+            return Err(Cut::Greeting("its TLS greeting comes in too many pieces".to_owned()));
         }
         let read = if first.is_empty() && port != 443 {
             // On other ports the server may be the one who speaks first.
@@ -280,7 +357,7 @@ async fn tunnel_up(
 
 /// Whether a tunnel to `host` and `port` may begin like this.
 fn judge(greeting: &Greeting, host: &str, port: u16) -> Result<(), String> {
-    let literal = host.parse::<std::net::IpAddr>().is_ok();
+    let literal = host.parse::<IpAddr>().is_ok();
     match greeting {
         Greeting::Malformed => Err("its TLS greeting is malformed".to_owned()),
         Greeting::Tls { encrypted: true, .. } => {
@@ -310,21 +387,4 @@ async fn pour(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 fn answer(status: &str, text: &str) -> String {
     let body = format!("caisson: {text}\n");
     format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
-}
-
-/// Sends a last answer. What the client still sends is read for a moment, so that it sees the answer and no reset.
-async fn tell(client: &mut TcpStream, text: &str) {
-    let sent = timeout(PATIENCE, async {
-        client.write_all(text.as_bytes()).await?;
-        client.shutdown().await?;
-        let mut rest = [0; 4096];
-        let mut budget = 64;
-        while budget > 0 && client.read(&mut rest).await? > 0 {
-            budget -= 1;
-        }
-        io::Result::Ok(())
-    });
-    if let Ok(Err(error)) = sent.await {
-        tracing::debug!(%error, "a refused client did not hear why");
-    }
 }

@@ -1,13 +1,14 @@
 //! The record of everything that a step tried to reach.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_model::outcome::{EgressEntry, Verdict};
-use caisson_model::time::Timestamp;
 
-use crate::egress::Sink;
+use crate::clock;
+
+/// Told of every entry at the moment it is complete: a refusal at once, a connection when it has ended.
+pub type Sink = Arc<dyn Fn(&EgressEntry) + Send + Sync>;
 
 /// The most entries that are kept one by one; what comes after is counted in a last entry.
 const MAX_ENTRIES: usize = 10_000;
@@ -55,7 +56,7 @@ impl Ledger {
         if entries.beyond > 0 {
             let rule = format!("{} further attempts, not listed one by one", entries.beyond);
             kept.push(EgressEntry {
-                at: now(),
+                at: clock::now(),
                 host: "...".into(),
                 port: 0,
                 verdict: Verdict::Refused,
@@ -67,10 +68,4 @@ impl Ledger {
         }
         kept
     }
-}
-
-/// The wall clock, for entries.
-pub(super) fn now() -> Timestamp {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }

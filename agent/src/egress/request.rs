@@ -36,6 +36,8 @@ pub(super) struct Request {
 pub(super) enum Kind {
     /// A tunnel.
     Connect,
+    /// A tunnel, asked for in SOCKS5.
+    Socks,
     /// One exchange over plain HTTP.
     Plain {
         /// The head to send on, in origin form and with `Connection: close`.
@@ -54,16 +56,20 @@ pub(super) struct Unfit {
     pub target: Option<(String, u16)>,
 }
 
-fn unfit(reason: &'static str) -> Unfit {
+pub(super) fn unfit(reason: &'static str) -> Unfit {
     Unfit { reason, target: None }
 }
 
 /// Reads a head. `None` means that more bytes are needed; otherwise the request and how many bytes its head took.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Unfit> {
+    // Clients may send empty lines before a request (RFC 9112, 2.2), but to a proxy none does.
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
         // A client that ends lines with a bare line feed would be understood by some servers.
         return if bytes.windows(2).any(|window| window == b"\n\n") { Err(unfit("lines end with a bare line feed")) } else { Ok(None) };
     };
+    if end > MAX_HEAD {
+        return Err(unfit("the request's head is too large"));
+    }
     let head = &bytes[..end];
     if head.iter().enumerate().any(|(at, byte)| (*byte == b'\n' && (at == 0 || head[at - 1] != b'\r')) || *byte == 0) {
         return Err(unfit("lines end with a bare line feed"));
@@ -74,19 +80,20 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Unfit> {
         Ok(httparse::Status::Complete(_)) => {}
         _ => return Err(unfit("the request's head is malformed")),
     }
-    let (Some(method), Some(path), Some(1)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(unfit("the request is not HTTP/1.1"));
+    // Older clients, among them the tunnels of Python before 3.12, speak HTTP/1.0.
+    let (Some(method), Some(path), Some(version @ (0 | 1))) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(unfit("the request is neither HTTP/1.1 nor HTTP/1.0"));
     };
     let request = if method == "CONNECT" {
         let (host, port) = authority(path, None).ok_or(unfit("CONNECT names no host and port"))?;
         Request { host, port, kind: Kind::Connect }
     } else {
-        plain(method, path, parsed.headers)?
+        plain(method, path, version, parsed.headers)?
     };
     Ok(Some((request, end)))
 }
 
-fn plain(method: &str, path: &str, headers: &[httparse::Header<'_>]) -> Result<Request, Unfit> {
+fn plain(method: &str, path: &str, version: u8, headers: &[httparse::Header<'_>]) -> Result<Request, Unfit> {
     let rest = path.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &path[7..]);
     let rest = rest.ok_or(unfit("the exit takes CONNECT and absolute http:// requests only"))?;
     let split = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -123,7 +130,7 @@ fn plain(method: &str, path: &str, headers: &[httparse::Header<'_>]) -> Result<R
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let shown = if port == 80 { shown } else { format!("{shown}:{port}") };
-    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {shown}\r\nConnection: close\r\n");
+    let mut head = format!("{method} {target} HTTP/1.{version}\r\nHost: {shown}\r\nConnection: close\r\n");
     for (name, value) in kept {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -139,21 +146,24 @@ fn authority(text: &str, default: Option<u16>) -> Option<(String, u16)> {
         (address.to_string(), if tail.is_empty() { None } else { Some(tail.strip_prefix(':')?) })
     } else {
         match text.split_once(':') {
-            Some((host, port)) => (host.to_ascii_lowercase(), Some(port)),
-            None => (text.to_ascii_lowercase(), None),
+            Some((host, port)) => (host.to_owned(), Some(port)),
+            None => (text.to_owned(), None),
         }
     };
-    let host = host.strip_suffix('.').unwrap_or(&host).to_owned();
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
-    if host.is_empty() || host.len() > 253 || !host.bytes().all(sound) {
-        return None;
-    }
+    let host = self::host(&host)?;
     let port = match port {
         None => default?,
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok().filter(|port| *port != 0)?,
         Some(_) => return None,
     };
     Some((host, port))
+}
+
+/// A host as rules and ledger spell it: lower case, no trailing dot; `None` for what is neither name nor address.
+pub(super) fn host(text: &str) -> Option<String> {
+    let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
+    (!host.is_empty() && host.len() <= 253 && host.bytes().all(sound)).then_some(host)
 }
 
 #[cfg(test)]
@@ -193,6 +203,16 @@ mod tests {
     }
 
     #[test]
+    fn older_clients_are_understood() {
+        let (request, _) = read(b"CONNECT a.b:443 HTTP/1.0\r\n\r\n").unwrap().unwrap();
+        assert_eq!((request.host.as_str(), request.kind), ("a.b", Kind::Connect));
+        // The server must not answer in a form that the client cannot read.
+        let (request, _) = read(b"GET http://a.b/ HTTP/1.0\r\n\r\n").unwrap().unwrap();
+        let Kind::Plain { head, .. } = request.kind else { unreachable!() };
+        assert!(head.starts_with(b"GET / HTTP/1.0\r\n"));
+    }
+
+    #[test]
     fn what_two_servers_could_read_differently_is_refused() {
         assert_eq!(refused("GET http://a.b/ HTTP/1.1\r\nHost: c.d\r\n\r\n"), "the Host header names another host than the request");
         assert_eq!(refused("GET http://a.b/ HTTP/1.1\r\nHost: a.b\r\nHost: a.b\r\n\r\n"), "there are two Host headers");
@@ -207,7 +227,7 @@ mod tests {
         assert_eq!(refused("GET / HTTP/1.1\r\nHost: a.b\r\n\r\n"), "the exit takes CONNECT and absolute http:// requests only");
         assert_eq!(refused("GET https://a.b/ HTTP/1.1\r\n\r\n"), "the exit takes CONNECT and absolute http:// requests only");
         assert_eq!(refused("GET http://u:p@a.b/ HTTP/1.1\r\n\r\n"), "the request's host is malformed");
-        assert_eq!(refused("GET http://a.b/ HTTP/1.0\r\n\r\n"), "the request is not HTTP/1.1");
+        assert_eq!(refused("GET http://a.b/ HTTP/2.0\r\n\r\n"), "the request's head is malformed");
         assert_eq!(read(b"CONNECT a.b:443 HTTP/1.1\r\n"), Ok(None));
     }
 
