@@ -7,6 +7,9 @@ use crate::host::HostRules;
 use crate::program::{Exit, Halt, Program};
 
 pub mod checkout;
+pub mod interpreters;
+pub mod python_version;
+pub mod setup_python;
 
 /// What a step lends to the action that it runs.
 pub trait Bench: Send {
@@ -62,6 +65,7 @@ impl Inputs {
 pub async fn run(name: &str, inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
     match name {
         "actions/checkout" => checkout::run(inputs, bench).await,
+        "actions/setup-python" => setup_python::run(inputs, bench).await,
         _ => Err(Halt::invalid(format!("this agent has no action '{name}'; it has actions/checkout and actions/setup-python"))),
     }
 }

@@ -1,26 +1,17 @@
 //! Real jobs through the real launcher, under a controller that records. Its own `main`, since the launcher has to be started
 //! before any thread.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod floor;
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use caisson_model::lease::{AgentMessage, ControllerMessage, StepChange};
 use caisson_model::outcome::{AnnotationLevel, Cause, Outcome};
 use caisson_model::policy::Limits;
 use caisson_model::step::{Action, StepSpec, Template};
-use caisson_sandbox::launcher::{Launcher, Options, entry};
+use caisson_sandbox::launcher::Launcher;
 use floor::{Floor, called, env, job, run, when};
-
-type Case = (&'static str, fn(Launcher) -> Pin<Box<dyn Future<Output = ()>>>);
-
-macro_rules! cases {
-    ($($name:ident),* $(,)?) => {
-        const CASES: &[Case] = &[$((stringify!($name), |launcher| Box::pin($name(launcher)))),*];
-    };
-}
 
 cases![
     steps_pass_on_what_the_language_lets_them,
@@ -39,25 +30,7 @@ cases![
 ];
 
 fn main() {
-    if let Some(code) = entry() {
-        std::process::exit(code);
-    }
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let launcher = match Launcher::start(&Options::default()) {
-        Ok(launcher) => launcher,
-        Err(error) => panic!("the launcher did not start: {error}"),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let mut ran = 0;
-    for (name, case) in CASES {
-        if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
-            let begun = std::time::Instant::now();
-            runtime.block_on(case(launcher.clone()));
-            println!("test {name} ... ok ({:?})", begun.elapsed());
-            ran += 1;
-        }
-    }
-    println!("\ntest result: ok. {ran} passed; 0 failed; {} filtered out", CASES.len() - ran);
+    floor::main(CASES);
 }
 
 async fn steps_pass_on_what_the_language_lets_them(launcher: Launcher) {

@@ -1,8 +1,11 @@
 //! A controller in this process that offers given jobs and records everything it is told. Nothing here decides anything that the
 //! agent should decide.
 
+#![allow(dead_code, clippy::print_stdout)]
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -381,4 +384,41 @@ pub(crate) fn called(id: &str, step: StepSpec) -> StepSpec {
 
 pub(crate) fn env(pairs: &[(&str, &str)]) -> Vec<(String, Template)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), Template((*value).to_owned()))).collect()
+}
+
+/// A test by its name.
+pub(crate) type Case = (&'static str, fn(Launcher) -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// A table of tests by name.
+#[macro_export]
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        const CASES: &[$crate::floor::Case] = &[$((stringify!($name), |launcher| Box::pin($name(launcher)))),*];
+    };
+}
+
+/// Starts the launcher while there is one thread, then runs the tests that the command line names, or all.
+pub(crate) fn main(cases: &[Case]) {
+    if let Some(code) = caisson_sandbox::launcher::entry() {
+        std::process::exit(code);
+    }
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if std::env::args().any(|argument| argument == "--list") {
+        return cases.iter().for_each(|(name, _)| println!("{name}: test"));
+    }
+    let launcher = match Launcher::start(&caisson_sandbox::launcher::Options::default()) {
+        Ok(launcher) => launcher,
+        Err(error) => panic!("the launcher did not start: {error}"),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut ran = 0;
+    for (name, case) in cases {
+        if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
+            let begun = std::time::Instant::now();
+            runtime.block_on(case(launcher.clone()));
+            println!("test {name} ... ok ({:?})", begun.elapsed());
+            ran += 1;
+        }
+    }
+    println!("\ntest result: ok. {ran} passed; 0 failed; 0 ignored; {} filtered out", cases.len() - ran);
 }
