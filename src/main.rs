@@ -1,2 +1,63 @@
-//! The `caisson` command.
-fn main() {}
+//! The `caisson` command: composition of the other crates, and nothing else.
+
+mod cli;
+mod clock;
+mod commands;
+mod config;
+mod embedded;
+mod follow;
+mod git;
+mod given;
+mod machine;
+mod plans;
+mod policy_file;
+mod quantity;
+mod report;
+mod sandboxing;
+mod selection;
+mod source;
+mod state;
+mod trust;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Color, Command};
+use crate::report::Exit;
+
+fn main() -> ExitCode {
+    // This program is also the launcher and the init of every sandbox: those roles come before anything else.
+    if let Some(code) = caisson_sandbox::launcher::entry() {
+        return ExitCode::from(u8::try_from(code).unwrap_or(Exit::OURS.0));
+    }
+    let cli = Cli::parse();
+    match cli.color {
+        Color::Auto => {}
+        Color::Always => {
+            console::set_colors_enabled(true);
+            console::set_colors_enabled_stderr(true);
+        }
+        Color::Never => {
+            console::set_colors_enabled(false);
+            console::set_colors_enabled_stderr(false);
+        }
+    }
+    let result = match cli.command {
+        Command::Config(arguments) => commands::config::run(arguments),
+        Command::Trust(arguments) => commands::trust::run(&arguments),
+        Command::Check(arguments) => commands::check::run(&arguments),
+        Command::Doctor(arguments) => commands::doctor::run(arguments),
+        Command::Exec(arguments) => commands::exec::run(*arguments),
+        Command::Run(arguments) => commands::run::run(*arguments),
+        Command::Submit(arguments) => commands::submit::run(*arguments),
+        Command::Controller(arguments) => commands::controller::run(arguments),
+        Command::Agent(arguments) => commands::agent::run(arguments),
+    };
+    let exit = result.unwrap_or_else(|failure| {
+        report::say(&failure.render());
+        failure.exit()
+    });
+    ExitCode::from(exit.0)
+}

@@ -25,7 +25,7 @@ const ARROWS: [(&str, &str, &[&str]); 8] = [
 ];
 
 /// Outside crates that belong to one floor: who may name them, tests included.
-const OWNED: [(&str, &[&str]); 13] = [
+const OWNED: [(&str, &[&str]); 12] = [
     ("tonic", &["caisson-proto", "caisson-controller"]),
     ("tonic-prost", &["caisson-proto"]),
     ("tonic-prost-build", &["caisson-proto"]),
@@ -37,7 +37,6 @@ const OWNED: [(&str, &[&str]); 13] = [
     ("caps", &["caisson-sandbox"]),
     ("cgroups-rs", &["caisson-sandbox"]),
     ("clap", &["caisson"]),
-    ("miette", &["caisson"]),
     ("indicatif", &["caisson"]),
 ];
 

@@ -1,0 +1,337 @@
+//! Flags and subcommands: what may be typed, and nothing of what it does.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caisson_model::outcome::Bytes;
+use caisson_model::policy::Destination;
+use caisson_sandbox::protection::Protection;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::quantity;
+
+/// Runs the workflows of a Django project, every step in a sandbox of its own.
+#[derive(Debug, Parser)]
+#[command(name = "caisson", version, max_term_width = 110, propagate_version = true)]
+#[command(after_help = "\
+Start here:
+  caisson run                     run the workflows of this checkout
+  caisson exec -- pytest -q       one command in the same sandbox
+  caisson doctor                  what this machine can enforce, and what to do about the rest
+
+Exit codes: 0 passed, 1 a job failed, 2 workflow or usage wrong, 3 this machine, 4 caisson itself, 130 cancelled.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Where to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    pub(crate) color: Color,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Box<Run>),
+    Exec(Box<Exec>),
+    Check(Check),
+    Doctor(Doctor),
+    Trust(Trust),
+    Config(Config),
+    Controller(Controller),
+    Agent(Agent),
+    Submit(Box<Submit>),
+}
+
+/// Run the workflows of a checkout on this machine.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caisson run                                   every workflow that a push would start
+  caisson run examples/polls                    those of another folder
+  caisson run -W test.yml -j lint -j test       two jobs of one workflow, and what they need
+  caisson run -e workflow_dispatch --input verbose=true
+  DEPLOY_TOKEN=... caisson run --secret DEPLOY_TOKEN
+  caisson run --json | jq 'select(.type == \"egress\")'
+
+Without -W, every .github/workflows/*.yml and *.yaml runs that the event starts. Filters of branches, tags and paths do not apply to a local run. The network is closed to every step but those that only install packages; a policy opens more (see `caisson trust --help`). Ctrl-C cancels cleanly, pressed twice it kills.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) given: Given,
+    /// Policy file to use in place of any other
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// How many jobs run at once [default: one per two cores, at least 2]
+    #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
+    pub(crate) slots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// Which workflows, jobs and event.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Selection {
+    /// The checkout
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) directory: PathBuf,
+    /// Workflow file to run: a path, or a name in .github/workflows (repeatable)
+    #[arg(short = 'W', long = "workflow", value_name = "FILE")]
+    pub(crate) workflows: Vec<PathBuf>,
+    /// Job to run, with the jobs that it needs (repeatable)
+    #[arg(short = 'j', long = "job", value_name = "JOB")]
+    pub(crate) jobs: Vec<String>,
+    /// Event to act as [default: push where the workflow has it, else pull_request, workflow_dispatch, schedule]
+    #[arg(short = 'e', long = "event", value_name = "EVENT")]
+    pub(crate) event: Option<String>,
+    /// Input of a workflow_dispatch event (repeatable)
+    #[arg(long = "input", value_name = "KEY=VALUE", value_parser = quantity::pair)]
+    pub(crate) inputs: Vec<(String, String)>,
+    /// Environment variable for every step, below the workflow's own (repeatable)
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = quantity::pair)]
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// How a run is shown.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Output {
+    /// One JSON object per line: run, job, step, log, egress, annotation; the last line is the finished run
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only failures and the summary, no logs of steps that pass
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// Secrets given on the command line.
+#[derive(Clone, Default, Args)]
+pub(crate) struct Given {
+    /// Secret by name; its value comes from the environment variable NAME, else from a prompt (repeatable).
+    /// NAME=VALUE is possible too, but is seen by other users of this machine
+    #[arg(long = "secret", value_name = "NAME[=VALUE]")]
+    pub(crate) secrets: Vec<String>,
+}
+
+// A value may stand in the argument, so the text is never shown.
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.secrets.iter().map(|text| text.split('=').next().unwrap_or_default());
+        f.debug_list().entries(names).finish()
+    }
+}
+
+/// What this machine enforces, by default and at least.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Machine")]
+pub(crate) struct Machine {
+    /// Go on without a protection that this machine cannot enforce; `caisson doctor` names them (repeatable)
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',')]
+    pub(crate) allow_missing: Vec<Protection>,
+    /// Memory of a step, such as 4GiB [default: three quarters of this machine's]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Cores of a step, such as 1.5 [default: no limit]
+    #[arg(long, value_name = "N", value_parser = quantity::cores)]
+    pub(crate) cpus: Option<quantity::Cores>,
+    /// Processes and threads of a step [default: 4096]
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub(crate) pids: Option<u32>,
+}
+
+/// Run one command in the sandbox that steps run in, on the current directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caisson exec -- python3 -m unittest           on this directory, without any network
+  caisson exec --allow pypi.org -- pip download django
+  caisson exec --rw . -- make                   what it writes here stays
+  caisson exec --memory 512MiB --timeout 30s --report report.json -- ./suspicious.sh
+
+The current directory is seen read-write through an overlay that is thrown away, unless --rw names it. The rest is the host's system directories, read-only; no home directories, no sockets, no network. Standard input, output and error are passed through as they are: unlike in `caisson run`, a secret that the command prints is not masked.
+
+The exit code is the command's own; 128+N when signal N ended it, 124 on --timeout, 137 when out of memory, 126 or 127 when it cannot be executed or is not found; 2, 3 or 4 when caisson itself fails.")]
+pub(crate) struct Exec {
+    /// Host that the command may reach, at ports 443 and 80 or the one given (repeatable)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) allow: Vec<Destination>,
+    /// Longest that the command may take, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Path to show read-only, at its own place (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ro: Vec<PathBuf>,
+    /// Path to show read-write: what the command changes there is real (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) rw: Vec<PathBuf>,
+    /// Environment variable (repeatable); KEY alone takes the caller's value
+    #[arg(long = "env", value_name = "KEY[=VALUE]", value_parser = quantity::variable)]
+    pub(crate) env: Vec<(String, Option<String>)>,
+    #[command(flatten)]
+    pub(crate) given: Given,
+    /// Directory to start in, as seen inside
+    #[arg(long, value_name = "DIR")]
+    pub(crate) chdir: Option<PathBuf>,
+    /// Be root of the sandbox's own user namespace, as a package manager needs
+    #[arg(long)]
+    pub(crate) root: bool,
+    /// Write what happened as JSON: exit code or signal, cause, times, memory, protections, network attempts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// Check the workflows of a checkout and show what would run, without running anything.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Shows every job with its steps, and for each step that reaches the network or a secret what policy grants it and why. Exit code 2 when a workflow is refused.")]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Policy file to use in place of any other
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+/// Show what this machine can enforce, and what to do about each lack.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code 3 when a protection is missing that the default policy needs and that is not allowed to be.")]
+pub(crate) struct Doctor {
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// Show a checkout's own policy and let it count from now on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A policy in the checkout (.caisson/policy.toml) could have been written by whoever opened a pull request. It counts only while its content is exactly what you last saw here: any change needs `caisson trust` again.
+
+Which policy counts, first found: --policy FILE; .caisson/policy.toml, once trusted; your own $XDG_CONFIG_HOME/caisson/policy.toml; the built-in default: package-install steps reach the package index, nothing else reaches anything.")]
+pub(crate) struct Trust {
+    /// The checkout
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) directory: PathBuf,
+    /// Take the trust back
+    #[arg(long, conflicts_with = "list")]
+    pub(crate) revoke: bool,
+    /// List what is trusted
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+/// Show the settings in force and where each comes from.
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// Serve as controller: takes runs from clients and gives jobs to agents.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, in three terminals:
+  caisson controller
+  caisson agent --controller http://127.0.0.1:7717
+  caisson submit examples/polls --controller http://127.0.0.1:7717 --follow
+
+There is no authentication yet, so any address but a loopback one is refused.")]
+pub(crate) struct Controller {
+    /// Address to listen on; loopback only. Port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
+    pub(crate) listen: SocketAddr,
+    /// Policy file [default: your own, else the built-in one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) given: Given,
+    /// Where journal, logs and blobs are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// Serve as agent: takes jobs from a controller and runs their steps in sandboxes.
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    /// The controller's address
+    #[arg(long, value_name = "URL", env = "CAISSON_CONTROLLER")]
+    pub(crate) controller: String,
+    /// This agent's name, unique at its controller [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Label to serve beside the usual ones of `runs-on` (repeatable)
+    #[arg(long = "label", value_name = "LABEL")]
+    pub(crate) labels: Vec<String>,
+    /// How many jobs run at once [default: one per two cores, at least 2]
+    #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
+    pub(crate) slots: Option<u32>,
+    /// Where workspaces are kept while their jobs run
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// Hand the workflows of a checkout to a controller.
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// The controller's address
+    #[arg(long, value_name = "URL", env = "CAISSON_CONTROLLER")]
+    pub(crate) controller: String,
+    /// Watch the runs to their end, as `caisson run` does; Ctrl-C cancels them
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_given_in_the_argument_is_not_shown() {
+        let cli = Cli::try_parse_from(["caisson", "run", "--secret", "TOKEN=hunter2"]).unwrap();
+        let shown = format!("{cli:?}");
+        assert!(shown.contains("TOKEN") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_flags() {
+        for line in [vec!["caisson", "exec", "--", "ls", "--root", "-l"], vec!["caisson", "exec", "ls", "--root", "-l"]] {
+            let Command::Exec(exec) = Cli::try_parse_from(line).unwrap().command else { unreachable!() };
+            assert_eq!(exec.command, ["ls", "--root", "-l"]);
+            assert!(!exec.root);
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! `caisson exec`: one command in the sandbox that steps run in, on the current directory.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use caisson_agent::egress::Exit as Egress;
+use caisson_agent::egress::rules::Allowed;
+use caisson_agent::host::HostRules;
+use caisson_agent::id_claim::IdClaim;
+use caisson_agent::lower::{self, Passage, Request};
+use caisson_agent::view::{self, System};
+use caisson_model::outcome::{Bytes, EgressEntry, Fault, Verdict};
+use caisson_model::policy::{self, Grant, Identity};
+use caisson_sandbox::error::{LaunchError, Stage, StartError, WaitError};
+use caisson_sandbox::host::Mode;
+use caisson_sandbox::launcher::{Launcher, Options, Running, Stdio};
+use caisson_sandbox::outcome::{Cause, Outcome, Status};
+use caisson_sandbox::spec::{Access, HostOwner, Ids, Mount, SecretFile, SecretValue, SeenAs, Spec, Upper};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::json;
+
+use crate::cli;
+use crate::commands::surroundings;
+use crate::config::{Config, Environment, Flags};
+use crate::given::{self, Case};
+use crate::machine;
+use crate::report::{self, Exit, Explained, Failure};
+
+/// Most bytes that the command may write to the throw-away overlay of the current directory; memory, like all of it.
+const SCRATCH: u64 = 4 << 30;
+/// Most bytes and files of its home directory.
+const HOME_BYTES: u64 = 1 << 30;
+const HOME_FILES: u64 = 100_000;
+
+/// The command could not be run.
+#[derive(Debug, thiserror::Error)]
+enum ExecError {
+    /// A path of the command line is not there.
+    #[error("cannot show {}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The whole host would be shown.
+    #[error("the current directory is /, and the whole host would be visible")]
+    WholeHost,
+    /// An act on this process failed.
+    #[error("cannot {act}")]
+    Host {
+        /// The act.
+        act: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The launcher did not start.
+    #[error("the sandbox's launcher did not start")]
+    Start(#[from] StartError),
+    /// The sandbox was not built.
+    #[error("the command was not run")]
+    Launch(#[source] LaunchError),
+    /// Its end is not known.
+    #[error("the end of the command is not known")]
+    Wait(#[from] WaitError),
+}
+
+impl Explained for ExecError {
+    fn fault(&self) -> Fault {
+        match self {
+            ExecError::Path { .. } | ExecError::WholeHost => Fault::User,
+            ExecError::Host { .. } => Fault::Environment,
+            ExecError::Start(_) => Fault::Environment,
+            ExecError::Launch(error) => fault(error.fault()),
+            ExecError::Wait(_) => Fault::Ours,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            ExecError::WholeHost => Some("go to the project's directory, or name what it needs with --ro and --rw".to_owned()),
+            ExecError::Launch(LaunchError::Refused { missing }) => {
+                let names: Vec<String> = missing.iter().map(|missing| missing.protection.to_string()).collect();
+                let names = names.join(",");
+                Some(format!(
+                    "`caisson doctor` says how to get them; to go on without them: --allow-missing {names}, or allow_missing in config.toml"
+                ))
+            }
+            ExecError::Start(_) => Some("`caisson doctor` shows what this host lacks".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+fn fault(fault: caisson_sandbox::error::Fault) -> Fault {
+    match fault {
+        caisson_sandbox::error::Fault::User => Fault::User,
+        caisson_sandbox::error::Fault::Environment => Fault::Environment,
+        _ => Fault::Ours,
+    }
+}
+
+/// Runs the command and answers with its exit code.
+pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
+    let (environment, root) = surroundings();
+    let flags = Flags { machine: arguments.machine.clone(), ..Flags::default() };
+    let config = Config::settle(&environment, root, flags)?;
+    let secrets = given::take(&arguments.given.secrets, &environment, Case::Kept)?;
+    let host = machine::rules(&config, &environment);
+    let mounts = mounts(&arguments)?;
+    // Nothing stays built ahead: there is one command.
+    let launcher = Launcher::start(&Options { warm: 0, ..Options::default() }).map_err(ExecError::Start)?;
+    let claim = match launcher.mode() {
+        Mode::Root => Some(IdClaim::take(&host.id_claims).map_err(|source| ExecError::Host { act: "claim an id range", source })?),
+        _ => None,
+    };
+    let ids = claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range()));
+    let (spec, passage, grant) = describe(&arguments, &environment, &host, &secrets, mounts, ids);
+    let signals = Signals::take().map_err(|source| ExecError::Host { act: "take signals over", source })?;
+    let stdio = streams().map_err(|source| ExecError::Host { act: "hand the standard streams over", source })?;
+    let mut running = match launcher.launch(&spec, stdio) {
+        Ok(running) => running,
+        Err(error) => return not_run(&arguments, error),
+    };
+    let (outcome, ledger) = if grant.egress.is_closed() {
+        (signals.wait(&running)?, Vec::new())
+    } else {
+        through_exit(&mut running, &signals, passage, &grant)?
+    };
+    let exit = exit_of(&outcome);
+    tell(&outcome, &ledger);
+    if let Some(path) = &arguments.report {
+        write_report(path, &described(&arguments, exit, &outcome, &ledger))?;
+    }
+    Ok(exit)
+}
+
+/// The spec: what steps see, with the current directory.
+fn describe(
+    arguments: &cli::Exec,
+    environment: &Environment,
+    host: &HostRules,
+    secrets: &[(String, caisson_model::secret::SecretValue)],
+    mounts: Vec<Mount>,
+    ids: Ids,
+) -> (Spec, Passage, Grant) {
+    let grant = Grant {
+        egress: policy::Egress { allow: arguments.allow.clone(), reason: "--allow".to_owned(), ..policy::Egress::default() },
+        identity: if arguments.root { Identity::Root } else { Identity::User },
+        ..Grant::default()
+    };
+    let inherited = |name: &str| environment.get(std::ffi::OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
+    let user = if arguments.root { "root" } else { view::USER };
+    let mut env: Vec<(String, String)> =
+        [("PATH", view::PATH), ("HOME", view::HOME), ("USER", user), ("LOGNAME", user), ("LANG", "C.UTF-8")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+    env.extend(inherited("TERM").map(|term| ("TERM".to_owned(), term)));
+    for (name, value) in secrets {
+        env.push((name.clone(), String::from_utf8_lossy(value.expose()).into_owned()));
+    }
+    for (name, value) in &arguments.env {
+        let Some(value) = value.clone().or_else(|| inherited(name)) else { continue };
+        env.retain(|(other, _)| other != name);
+        env.push((name.clone(), value));
+    }
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let cwd = arguments.chdir.as_ref().map_or_else(|| here.clone(), |directory| here.join(directory));
+    let request = Request {
+        program: arguments.command[0].clone(),
+        args: arguments.command[1..].iter().map(OsString::clone).collect(),
+        env,
+        cwd,
+        ids,
+        system: if arguments.root { System::Overlay(Upper::Memory { size: SCRATCH }) } else { System::ReadOnly },
+        mounts,
+        secrets: secrets.iter().map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) }).collect(),
+        timeout: None,
+    };
+    let (mut spec, passage) = lower::spec(&grant, host, request);
+    spec.limits.wall_clock = arguments.timeout;
+    (spec, passage, grant)
+}
+
+/// The current directory and what was asked for beside it, outer directories before inner ones.
+fn mounts(arguments: &cli::Exec) -> Result<Vec<Mount>, ExecError> {
+    let real = |path: &Path| path.canonicalize().map_err(|source| ExecError::Path { path: path.to_owned(), source });
+    let here = real(Path::new("."))?;
+    let mut bound: Vec<(PathBuf, Access)> = Vec::new();
+    for (paths, access) in [(&arguments.ro, Access::ReadOnly), (&arguments.rw, Access::ReadWrite)] {
+        for path in paths {
+            let path = real(path)?;
+            bound.retain(|(other, _)| *other != path);
+            bound.push((path, access));
+        }
+    }
+    let mut mounts = vec![Mount::Tmpfs { target: view::HOME.into(), size: HOME_BYTES, inodes: HOME_FILES, mode: 0o1777 }];
+    let shown = bound.iter().any(|(path, _)| here.starts_with(path));
+    if here == Path::new("/") && !shown && arguments.chdir.is_none() {
+        return Err(ExecError::WholeHost);
+    }
+    let mut listed: Vec<(PathBuf, Mount)> = Vec::new();
+    if !shown && here != Path::new("/") && !view::already_visible(&here) {
+        let owner = Some(owner(&here)?);
+        let upper = Upper::Memory { size: SCRATCH };
+        listed.push((here.clone(), Mount::Overlay { lower: vec![here.clone()], upper, target: here, owner }));
+    }
+    for (path, access) in bound {
+        let owner = Some(owner(&path)?);
+        listed.push((path.clone(), Mount::Bind { source: path.clone(), target: path, access, owner }));
+    }
+    listed.sort_by_key(|(path, _)| path.components().count());
+    mounts.extend(listed.into_iter().map(|(_, mount)| mount));
+    Ok(mounts)
+}
+
+/// The owner of a path, whose files appear as the command's own.
+fn owner(path: &Path) -> Result<HostOwner, ExecError> {
+    let metadata = path.metadata().map_err(|source| ExecError::Path { path: path.to_owned(), source })?;
+    Ok(HostOwner { uid: metadata.uid(), gid: metadata.gid(), seen_as: SeenAs::Step })
+}
+
+fn streams() -> io::Result<Stdio> {
+    let own = |fd: BorrowedFd<'_>| -> io::Result<OwnedFd> { fd.try_clone_to_owned() };
+    Ok(Stdio { stdin: own(io::stdin().as_fd())?, stdout: own(io::stdout().as_fd())?, stderr: own(io::stderr().as_fd())? })
+}
+
+/// Signals that a person or a supervisor sends to this process, passed on to the command.
+struct Signals(SignalFd);
+
+impl Signals {
+    fn take() -> io::Result<Signals> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        Ok(Signals(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+    }
+
+    /// Waits for the end, passing signals on. A third interrupt kills.
+    fn wait(&self, running: &Running) -> Result<Outcome, ExecError> {
+        let mut interrupts = 0;
+        loop {
+            let mut ready = [PollFd::new(running.as_fd(), PollFlags::POLLIN), PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(ExecError::Host { act: "wait for the command", source: errno.into() }),
+            }
+            let ended = ready[0].revents().is_some_and(|events| !events.is_empty());
+            while let Ok(Some(received)) = self.0.read_signal() {
+                let signal = i32::try_from(received.ssi_signo).unwrap_or(0);
+                interrupts += usize::from(signal == Signal::SIGINT as i32);
+                if interrupts >= 3 {
+                    running.kill();
+                } else if let Err(error) = running.signal(signal) {
+                    tracing::debug!(%error, "a signal came after the end");
+                }
+            }
+            if ended {
+                return Ok(running.wait()?);
+            }
+        }
+    }
+}
+
+/// Waits while the policed exit serves the command. Threads exist from here on; the launcher was started before.
+fn through_exit(
+    running: &mut Running,
+    signals: &Signals,
+    passage: Passage,
+    grant: &Grant,
+) -> Result<(Outcome, Vec<EgressEntry>), ExecError> {
+    let host = |act| move |source| ExecError::Host { act, source };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(host("start the network's threads"))?;
+    let allowed = Allowed {
+        destinations: passage.destinations,
+        preset_destinations: passage.preset_destinations,
+        ranges: grant.egress.ranges.clone(),
+        reason: grant.egress.reason.clone(),
+    };
+    let listeners = running.take_listeners();
+    let exit = runtime.block_on(async { Egress::open(listeners, allowed, Arc::new(|_| {})) }).map_err(host("open the way out"))?;
+    let outcome = signals.wait(running);
+    let ledger = runtime.block_on(exit.close());
+    Ok((outcome?, ledger))
+}
+
+/// The exit code that `--help` promises.
+fn exit_of(outcome: &Outcome) -> Exit {
+    match &outcome.cause {
+        Some(Cause::WallClock { .. }) => Exit(124),
+        Some(Cause::OutOfMemory { .. }) => Exit(137),
+        Some(Cause::InitLost) => Exit::OURS,
+        _ => Exit(u8::try_from(outcome.code() & 0xff).unwrap_or(u8::MAX)),
+    }
+}
+
+/// A command that is not there or cannot be executed has the exit codes of a shell.
+fn not_run(arguments: &cli::Exec, error: LaunchError) -> Result<Exit, Failure> {
+    let code = match &error {
+        LaunchError::Failed(failure) if failure.stage == Stage::Exec => match nix::errno::Errno::from_raw(failure.errno) {
+            nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR => Some(127),
+            _ => Some(126),
+        },
+        _ => None,
+    };
+    let missing = match &error {
+        LaunchError::Refused { missing } => missing.clone(),
+        _ => Vec::new(),
+    };
+    let failure = Failure::from(ExecError::Launch(error));
+    if let Some(path) = &arguments.report {
+        let exit = code.unwrap_or_else(|| failure.exit().0);
+        let missing: Vec<_> = missing.iter().map(|m| json!({"protection": m.protection.to_string(), "reason": m.reason})).collect();
+        write_report(
+            path,
+            &json!({"exit_code": null, "signal": null, "caisson_exit_code": exit, "cause": {"kind": "not-run", "message": failure.chain.join(": ")},
+                "enforced": [], "missing": missing, "egress": []}),
+        )?;
+    }
+    match code {
+        None => Err(failure),
+        Some(code) => {
+            report::say(&failure.render());
+            Ok(Exit(code))
+        }
+    }
+}
+
+fn cause_text(cause: &Cause) -> String {
+    match cause {
+        Cause::OutOfMemory { limit, peak } => format!("out of memory: limit {}, peak {}", Bytes(*limit), Bytes(*peak)),
+        Cause::WallClock { limit } => format!("timed out after {limit:?}"),
+        Cause::Pids { limit, .. } => format!("too many processes: limit {limit}"),
+        Cause::Killed => "killed".to_owned(),
+        Cause::InitLost => "the sandbox's init died without a report".to_owned(),
+    }
+}
+
+/// Says on standard error what the command itself cannot say.
+fn tell(outcome: &Outcome, ledger: &[EgressEntry]) {
+    if let Some(cause) = &outcome.cause {
+        report::note(&cause_text(cause));
+    }
+    for entry in ledger.iter().filter(|entry| entry.verdict == Verdict::Refused) {
+        report::note(&format!("refused: {}:{}: {}", entry.host, entry.port, entry.rule));
+    }
+}
+
+fn described(arguments: &cli::Exec, exit: Exit, outcome: &Outcome, ledger: &[EgressEntry]) -> serde_json::Value {
+    let (code, signal) = match outcome.status {
+        Status::Exited(code) => (Some(code), None),
+        Status::Signaled(signal) => (None, Some(signal)),
+    };
+    let cause = outcome.cause.as_ref().map(|cause| {
+        let kind = match cause {
+            Cause::OutOfMemory { .. } => "out-of-memory",
+            Cause::WallClock { .. } => "timed-out",
+            Cause::Pids { .. } => "too-many-processes",
+            Cause::Killed => "killed",
+            Cause::InitLost => "init-lost",
+        };
+        json!({"kind": kind, "message": cause_text(cause)})
+    });
+    let seconds = |span: std::time::Duration| span.as_secs_f64();
+    json!({
+        "command": arguments.command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>(),
+        "exit_code": code,
+        "signal": signal,
+        "caisson_exit_code": exit.0,
+        "cause": cause,
+        "times": {
+            "wall_seconds": seconds(outcome.usage.wall),
+            "user_seconds": seconds(outcome.usage.user),
+            "system_seconds": seconds(outcome.usage.system),
+            "build_seconds": seconds(outcome.timing.build),
+            "teardown_seconds": seconds(outcome.timing.teardown),
+        },
+        "peak_memory_bytes": outcome.usage.peak_memory,
+        "peak_pids": outcome.usage.peak_pids,
+        "enforced": outcome.enforced.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "missing": outcome.missing.iter().map(|m| json!({"protection": m.protection.to_string(), "reason": m.reason})).collect::<Vec<_>>(),
+        "egress": ledger,
+    })
+}
+
+fn write_report(path: &Path, report: &serde_json::Value) -> Result<(), ExecError> {
+    std::fs::write(path, format!("{report:#}\n")).map_err(|source| ExecError::Path { path: path.to_owned(), source })
+}

@@ -1,0 +1,112 @@
+//! `caisson run`: the workflows of a checkout, with a controller and an agent in this process.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use caisson_controller::policy::Rules;
+use caisson_controller::secrets::Secrets;
+use caisson_controller::secrets::given::Given;
+use caisson_model::id::RunId;
+use caisson_model::run::Submission;
+use caisson_model::secret::SecretValue;
+use caisson_sandbox::launcher::Launcher;
+
+use crate::cli::{self, Output};
+use crate::commands::{runtime, surroundings};
+use crate::config::{Config, Environment, Flags};
+use crate::embedded::{self, AgentSetup, RunningAgent};
+use crate::follow::{self, Followed, Interrupts};
+use crate::given::{self, Case};
+use crate::report::{self, Exit, Failure};
+use crate::source::{self, Snapshot};
+use crate::state::State;
+use crate::{machine, plans, policy_file, sandboxing, selection, view};
+
+/// Sandboxes kept ready: steps follow each other at once.
+const WARM: usize = 2;
+
+/// Everything that was settled before anything runs.
+struct Prepared {
+    submissions: Vec<Submission>,
+    snapshot: Snapshot,
+    state: State,
+    rules: Rules,
+    secrets: Vec<(String, SecretValue)>,
+    setup: AgentSetup,
+    launcher: Launcher,
+    output: Output,
+}
+
+/// Runs.
+pub(crate) fn run(arguments: cli::Run) -> Result<Exit, Failure> {
+    let (environment, root) = surroundings();
+    let flags = Flags { machine: arguments.machine.clone(), slots: arguments.slots, state_dir: None };
+    let config = Config::settle(&environment, root, flags)?;
+    // The launcher first: it can only be started while this process has one thread, and asking git takes some.
+    let launcher = sandboxing::launcher(WARM)?;
+    let prepared = prepare(arguments, &config, &environment, launcher)?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(carry_out(prepared));
+    // What still runs has been ended or given up by now; nothing waits for it.
+    runtime.shutdown_background();
+    result
+}
+
+fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, launcher: Launcher) -> Result<Prepared, Failure> {
+    let chosen = selection::choose(&arguments.selection, environment)?;
+    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&chosen.checkout), &config.places)?;
+    let secrets = given::take(&arguments.given.secrets, environment, Case::Folded)?;
+    if !arguments.output.quiet {
+        chosen.notes.iter().for_each(|note| report::note(note));
+    }
+    policy.warning.iter().for_each(|warning| report::warn(warning));
+    // All of them before the first is submitted: a command either runs everything that it names or nothing.
+    let known: BTreeSet<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
+    plans::admit(&chosen.submissions, &policy.rules, Some(&known))?;
+    let state = State::of_checkout(&config.state_dir.value, &chosen.checkout)?;
+    state.prune()?;
+    let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
+    snapshot.notes.iter().for_each(|note| report::note(note));
+    let setup = AgentSetup {
+        name: "local".to_owned(),
+        slots: config.slots(),
+        labels: Vec::new(),
+        state_dir: state.agent.clone(),
+        host: machine::rules(config, environment),
+    };
+    let submissions = chosen.submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
+    Ok(Prepared { submissions, snapshot, state, rules: policy.rules, secrets, setup, launcher, output: arguments.output })
+}
+
+async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
+    let Prepared { submissions, snapshot, state, rules, secrets, setup, launcher, output } = prepared;
+    let mut interrupts = Interrupts::catch()?;
+    let secrets = Secrets::new(vec![Box::new(Given::new(secrets))]);
+    let service = embedded::controller(state.controller.clone(), rules, secrets).await?;
+    embedded::forget_earlier_runs(&service).await?;
+    embedded::put(&service, snapshot).await?;
+    let mut runs: Vec<RunId> = Vec::new();
+    for submission in submissions {
+        let submitted = embedded::submit(&service, submission).await?;
+        if !output.quiet {
+            submitted.warnings.iter().for_each(|finding| report::say(report::finding_text(finding).trim_end()));
+        }
+        runs.push(submitted.run);
+    }
+    let mut agent = RunningAgent::start(service.clone(), launcher, setup);
+    let mut view = view::of(&output);
+    let followed = follow::follow(Arc::new(service.clone()), &runs, view.as_mut(), &mut interrupts, agent.ended()).await;
+    match followed {
+        Ok(Followed::Ended(exit)) => {
+            let left = agent.leave().await;
+            service.close().await;
+            left.map(|()| exit)
+        }
+        // The launcher ends every sandbox when this process is gone.
+        Ok(Followed::Killed) => Ok(Exit::CANCELLED),
+        Err(failure) => {
+            service.close().await;
+            Err(failure)
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `caisson submit`: hands the workflows of a checkout to a controller, and watches them if asked.
+
+use std::sync::Arc;
+
+use caisson_model::run::Submission;
+use caisson_proto::client::Client;
+
+use crate::cli;
+use crate::commands::{runtime, surroundings};
+use crate::config::Places;
+use crate::embedded::{self, CallError};
+use crate::follow::{self, Followed, Interrupts};
+use crate::report::{self, Exit, Failure};
+use crate::selection::{self, Chosen};
+use crate::source::{self, Snapshot};
+use crate::state::State;
+use crate::view;
+
+/// Submits.
+pub(crate) fn run(arguments: cli::Submit) -> Result<Exit, Failure> {
+    let (environment, root) = surroundings();
+    let places = Places::of(&environment, root)?;
+    let chosen = selection::choose(&arguments.selection, &environment)?;
+    chosen.notes.iter().for_each(|note| report::note(note));
+    let state = State::of_checkout(&places.state.join("submit"), &chosen.checkout)?;
+    let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
+    snapshot.notes.iter().for_each(|note| report::note(note));
+    let runtime = runtime()?;
+    let result = runtime.block_on(hand_in(&arguments, chosen, snapshot));
+    runtime.shutdown_background();
+    result
+}
+
+async fn hand_in(arguments: &cli::Submit, chosen: Chosen, snapshot: Snapshot) -> Result<Exit, Failure> {
+    let url = &arguments.controller;
+    let mut interrupts = Interrupts::catch()?;
+    let failed = |source| CallError { act: format!("reach the controller {url}"), source };
+    let client = Client::connect(url).await.map_err(failed)?;
+    let digest = snapshot.digest;
+    embedded::put(&client, snapshot).await?;
+    let mut runs = Vec::new();
+    for submission in chosen.submissions {
+        let file = submission.file.clone();
+        let submitted = embedded::submit(&client, Submission { source: Some(digest), ..submission }).await?;
+        submitted.warnings.iter().for_each(|finding| report::say(report::finding_text(finding).trim_end()));
+        runs.push((submitted.run, file));
+    }
+    if !arguments.follow {
+        let text: String = runs.iter().map(|(run, file)| format!("run {run}  {file}\n")).collect();
+        return Ok(report::print(&text));
+    }
+    let runs: Vec<_> = runs.into_iter().map(|(run, _)| run).collect();
+    let mut view = view::of(&arguments.output);
+    let broken = std::future::pending();
+    match follow::follow(Arc::new(client), &runs, view.as_mut(), &mut interrupts, broken).await? {
+        Followed::Ended(exit) => Ok(exit),
+        Followed::Killed => Ok(Exit::CANCELLED),
+    }
+}

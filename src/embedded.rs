@@ -1,0 +1,201 @@
+//! A controller and an agent in this process.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caisson_agent::agent::{self, Agent};
+use caisson_agent::host::HostRules;
+use caisson_controller::policy::Rules;
+use caisson_controller::secrets::Secrets;
+use caisson_controller::service::{self, OpenError, Service};
+use caisson_model::diagnostic::Diagnostic;
+use caisson_model::id::AgentName;
+use caisson_model::outcome::Fault;
+use caisson_model::run::{RunState, Submission};
+use caisson_proto::api::{ApiError, BlobApi, ClientApi, Submitted};
+use caisson_sandbox::launcher::Launcher;
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::report::{Explained, Failure};
+use crate::source::Snapshot;
+
+/// Steps have 10 seconds to end when an agent leaves, and it tidies up after them.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// What is sent at once of a source archive.
+const PIECE: usize = 64 * 1024;
+/// Runs of an earlier command that are looked at.
+const EARLIER: u32 = 100;
+
+/// A controller cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the controller")]
+pub(crate) struct NoController(#[from] OpenError);
+
+impl Explained for NoController {
+    fn fault(&self) -> Fault {
+        Fault::Environment
+    }
+}
+
+/// An agent ended although it was not asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    /// It says why.
+    #[error("the agent cannot go on")]
+    Ended(#[source] agent::RunError),
+    /// It broke.
+    #[error("the agent ended without a word")]
+    Broke,
+}
+
+impl Explained for AgentError {
+    fn fault(&self) -> Fault {
+        match self {
+            AgentError::Ended(error) => error.fault(),
+            AgentError::Broke => Fault::Ours,
+        }
+    }
+}
+
+/// A call to a controller failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act}")]
+pub(crate) struct CallError {
+    /// What was tried.
+    pub(crate) act: String,
+    /// Why it failed.
+    pub(crate) source: ApiError,
+}
+
+impl Explained for CallError {
+    fn fault(&self) -> Fault {
+        self.source.fault()
+    }
+
+    fn help(&self) -> Option<String> {
+        match &self.source {
+            ApiError::Unavailable(_) => Some("start one with `caisson controller`, or look at --controller".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn findings(&self) -> Vec<Diagnostic> {
+        match &self.source {
+            ApiError::Rejected(findings) => findings.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Opens a controller whose data lie in `data_dir`.
+pub(crate) async fn controller(data_dir: PathBuf, rules: Rules, secrets: Secrets) -> Result<Service, NoController> {
+    let options = service::Options { rules, secrets, ..service::Options::new(data_dir) };
+    Ok(Service::open(options).await?)
+}
+
+/// Cancels what a command that was killed has left: nobody waits for it, and it must not take this command's slots.
+pub(crate) async fn forget_earlier_runs(service: &Service) -> Result<(), CallError> {
+    let failed = |source| CallError { act: "look at earlier runs".to_owned(), source };
+    for run in service.list_runs(EARLIER).await.map_err(failed)?.iter().filter(|run| run.state != RunState::Finished) {
+        service.cancel(run.id).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Stores the source tree, unless the controller has it.
+pub(crate) async fn put(client: &impl BlobApi, snapshot: Snapshot) -> Result<(), CallError> {
+    let failed = |source| CallError { act: "hand over the source tree".to_owned(), source };
+    let Snapshot { file, digest, .. } = snapshot;
+    if client.find_missing_blobs(vec![digest]).await.map_err(failed)?.is_empty() {
+        return Ok(());
+    }
+    // Reading from the page cache in small pieces; an error ends the stream early, and the digest then refuses the rest.
+    let pieces = stream::unfold(file, |mut file| async move {
+        let mut piece = vec![0; PIECE];
+        match file.read(&mut piece) {
+            Ok(0) => None,
+            Ok(count) => {
+                piece.truncate(count);
+                Some((piece, file))
+            }
+            Err(error) => {
+                tracing::error!(%error, "the source archive could not be read back");
+                None
+            }
+        }
+    });
+    client.put_blob(digest, Box::pin(pieces)).await.map_err(failed)
+}
+
+/// Submits a workflow.
+pub(crate) async fn submit(client: &impl ClientApi, submission: Submission) -> Result<Submitted, CallError> {
+    let act = format!("submit {}", submission.file);
+    client.submit(submission).await.map_err(|source| CallError { act, source })
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub(crate) struct RunningAgent {
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<Result<(), agent::RunError>>>,
+}
+
+/// How an agent is set up beside what it talks to.
+#[derive(Debug)]
+pub(crate) struct AgentSetup {
+    /// Its name.
+    pub(crate) name: String,
+    /// Jobs at once.
+    pub(crate) slots: u32,
+    /// Labels beside the usual ones.
+    pub(crate) labels: Vec<String>,
+    /// Its directory.
+    pub(crate) state_dir: PathBuf,
+    /// What its host allows.
+    pub(crate) host: HostRules,
+}
+
+impl RunningAgent {
+    /// Starts an agent that talks to `api`.
+    pub(crate) fn start<A: caisson_proto::api::AgentApi>(api: A, launcher: Launcher, setup: AgentSetup) -> RunningAgent {
+        let AgentSetup { name, slots, labels, state_dir, host } = setup;
+        let labels = agent::default_labels().into_iter().chain(labels.into_iter().map(|label| label.to_lowercase())).collect();
+        let options = agent::Options { name: AgentName(name), slots, labels, state_dir, host };
+        let (stop, mut stopped) = watch::channel(false);
+        let shutdown = async move {
+            // A sender that is gone wants it to end too.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let task = tokio::spawn(Agent::new(api, launcher, options).run(shutdown));
+        RunningAgent { stop, task: Some(task) }
+    }
+
+    /// Ready when the agent ended by itself, with the reason. May be dropped and asked for again.
+    pub(crate) async fn ended(&mut self) -> Failure {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let ended = task.await;
+        self.task = None;
+        match ended {
+            Ok(Err(error)) => AgentError::Ended(error).into(),
+            Ok(Ok(())) | Err(_) => AgentError::Broke.into(),
+        }
+    }
+
+    /// Asks the agent to leave and waits until it has tidied up.
+    pub(crate) async fn leave(mut self) -> Result<(), Failure> {
+        self.stop.send_replace(true);
+        let Some(task) = self.task.take() else { return Ok(()) };
+        match tokio::time::timeout(FAREWELL, task).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(AgentError::Ended(error).into()),
+            Ok(Err(_)) => Err(AgentError::Broke.into()),
+            Err(_) => {
+                tracing::warn!("the agent did not leave in time");
+                Ok(())
+            }
+        }
+    }
+}

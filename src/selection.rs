@@ -1,0 +1,308 @@
+//! Which workflows a person means, and what to hand in for each.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use caisson_model::diagnostic::Diagnostic;
+use caisson_model::outcome::Fault;
+use caisson_model::run::Submission;
+use caisson_workflow::Overview;
+
+use crate::cli::Selection;
+use crate::config::Environment;
+use crate::git::{Facts, GitError, Repository};
+use crate::report::{Explained, Failure};
+
+/// Where workflows lie in a checkout.
+pub(crate) const FOLDER: &str = ".github/workflows";
+
+/// A workflow longer than this is none.
+const LONGEST: u64 = 1 << 20;
+
+/// What was chosen.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// The checkout, absolute and without symbolic links.
+    pub(crate) checkout: PathBuf,
+    /// Its repository.
+    pub(crate) repository: Option<Repository>,
+    /// One per workflow, without the source's digest.
+    pub(crate) submissions: Vec<Submission>,
+    /// What a person should know about the choice.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Nothing can be chosen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SelectionError {
+    /// The checkout is none.
+    #[error("cannot use {} as a checkout", .0.display())]
+    Checkout(PathBuf, #[source] std::io::Error),
+    /// There are no workflows.
+    #[error("{} has no workflows: there is no *.yml or *.yaml in {FOLDER}", .0.display())]
+    NoWorkflows(PathBuf),
+    /// A named workflow is not there.
+    #[error("there is no workflow {}", .0.display())]
+    NoSuchWorkflow(PathBuf),
+    /// A workflow cannot be read.
+    #[error("cannot read the workflow {}", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
+    /// A workflow is too long or not text.
+    #[error("{} is not a workflow: {reason}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+    /// No workflow has the event.
+    #[error("no workflow is started by the event {event}")]
+    NoEvent {
+        /// The event.
+        event: String,
+        /// Each workflow with its events.
+        known: Vec<String>,
+    },
+    /// No workflow has a job that was named.
+    #[error("no workflow that the event starts has a job {job}")]
+    NoJob {
+        /// The job.
+        job: String,
+        /// The jobs that there are.
+        known: Vec<String>,
+    },
+    /// Workflows break rules of the language.
+    #[error("{count} {} refused", if *count == 1 { "workflow is" } else { "workflows are" })]
+    Refused {
+        /// How many.
+        count: usize,
+        /// Why.
+        findings: Vec<Diagnostic>,
+    },
+    /// git did not answer.
+    #[error(transparent)]
+    Git(#[from] GitError),
+}
+
+impl Explained for SelectionError {
+    fn fault(&self) -> Fault {
+        match self {
+            SelectionError::Git(error) => error.fault(),
+            SelectionError::Read(..) => Fault::Environment,
+            _ => Fault::User,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            SelectionError::NoWorkflows(_) => {
+                Some(format!("write {FOLDER}/test.yml, or name a checkout that has workflows: caisson run DIR"))
+            }
+            SelectionError::NoSuchWorkflow(_) => Some(format!("name a file of {FOLDER}, or give a path")),
+            SelectionError::NoEvent { known, .. } => Some(format!("events: {}", known.join("; "))),
+            SelectionError::NoJob { known, .. } => Some(format!("jobs: {}", known.join(", "))),
+            SelectionError::Git(error) => error.help(),
+            _ => None,
+        }
+    }
+
+    fn findings(&self) -> Vec<Diagnostic> {
+        match self {
+            SelectionError::Refused { findings, .. } => findings.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The absolute path of a checkout.
+pub(crate) fn checkout(directory: &Path) -> Result<PathBuf, SelectionError> {
+    let failed = |error| SelectionError::Checkout(directory.to_owned(), error);
+    let path = directory.canonicalize().map_err(failed)?;
+    if path.is_dir() { Ok(path) } else { Err(failed(std::io::ErrorKind::NotADirectory.into())) }
+}
+
+struct Candidate {
+    file: String,
+    text: String,
+    overview: Overview,
+}
+
+/// Reads the workflows, decides the event of each, and asks git what the `github` context says.
+pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result<Chosen, Failure> {
+    let checkout = checkout(&selection.directory)?;
+    let paths = if selection.workflows.is_empty() { all(&checkout)? } else { named(&checkout, &selection.workflows)? };
+    let mut candidates = Vec::new();
+    let (mut refused, mut findings) = (0, Vec::new());
+    for path in paths {
+        let text = read(&path)?;
+        // As people write it: relative to the checkout where it lies in it.
+        let file = path.strip_prefix(&checkout).unwrap_or(&path).display().to_string();
+        match caisson_workflow::events(&text, &file) {
+            Ok(overview) => candidates.push(Candidate { file, text, overview }),
+            Err(found) => {
+                refused += 1;
+                findings.extend(found);
+            }
+        }
+    }
+    if refused > 0 {
+        return Err(SelectionError::Refused { count: refused, findings }.into());
+    }
+    let repository = Repository::of(&checkout).map_err(SelectionError::Git)?;
+    let actor = ["USER", "LOGNAME"].iter().find_map(|name| environment.get(std::ffi::OsStr::new(name))?.to_str());
+    let facts = Facts::of(&checkout, repository.as_ref(), actor.unwrap_or("caisson")).map_err(SelectionError::Git)?;
+    let mut notes = Vec::new();
+    let mut submissions = Vec::new();
+    for candidate in &candidates {
+        match event_of(&candidate.overview.events, selection.event.as_deref()) {
+            Some(event) => submissions.push(Submission {
+                file: candidate.file.clone(),
+                text: candidate.text.clone(),
+                event: event.clone(),
+                inputs: selection.inputs.iter().cloned().collect(),
+                env: selection.env.iter().cloned().collect(),
+                jobs: selection.jobs.iter().filter(|job| candidate.overview.jobs.contains(job)).cloned().collect(),
+                github: facts.context(&event),
+                source: None,
+            }),
+            None => notes.push(format!(
+                "{} does not run: {} does not start it (its events: {})",
+                candidate.file,
+                selection.event.as_deref().unwrap_or("no local event"),
+                candidate.overview.events.join(", ")
+            )),
+        }
+    }
+    if submissions.is_empty() {
+        let known = candidates.iter().map(|candidate| format!("{} has {}", candidate.file, candidate.overview.events.join(", ")));
+        return Err(SelectionError::NoEvent {
+            event: selection.event.clone().unwrap_or_else(|| "push".to_owned()),
+            known: known.collect(),
+        }
+        .into());
+    }
+    if !selection.jobs.is_empty() {
+        let started = || candidates.iter().filter(|candidate| submissions.iter().any(|submission| submission.file == candidate.file));
+        if let Some(job) = selection.jobs.iter().find(|job| !started().any(|candidate| candidate.overview.jobs.contains(job))) {
+            let known = started().flat_map(|candidate| candidate.overview.jobs.clone()).collect();
+            return Err(SelectionError::NoJob { job: job.clone(), known }.into());
+        }
+        // A workflow that has none of the jobs has nothing to do; an empty list would mean all of them.
+        submissions.retain(|submission| !submission.jobs.is_empty());
+    }
+    Ok(Chosen { checkout, repository, submissions, notes })
+}
+
+/// The event that a workflow is to be started with: the one asked for if the workflow has it; else the likeliest one.
+fn event_of(events: &[String], asked: Option<&str>) -> Option<String> {
+    let has = |event: &&str| events.iter().any(|other| other == event);
+    match asked {
+        Some(event) => Some(event).filter(has).map(str::to_owned),
+        None => ["push", "pull_request", "workflow_dispatch", "schedule"].into_iter().find(has).map(str::to_owned),
+    }
+}
+
+fn all(checkout: &Path) -> Result<Vec<PathBuf>, SelectionError> {
+    let folder = checkout.join(FOLDER);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(SelectionError::NoWorkflows(checkout.to_owned())),
+        Err(error) => return Err(SelectionError::Read(folder, error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| SelectionError::Read(folder.clone(), error))?.path();
+        if path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml") && path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() { Err(SelectionError::NoWorkflows(checkout.to_owned())) } else { Ok(paths) }
+}
+
+fn named(checkout: &Path, names: &[PathBuf]) -> Result<Vec<PathBuf>, SelectionError> {
+    let mut paths = Vec::new();
+    for name in names {
+        // First as a path from here, as any other command would take it.
+        let places = [name.clone(), checkout.join(name), checkout.join(FOLDER).join(name)];
+        let found = places.iter().find(|path| path.is_file()).and_then(|path| path.canonicalize().ok());
+        let found = found.ok_or_else(|| SelectionError::NoSuchWorkflow(name.clone()))?;
+        if !paths.contains(&found) {
+            paths.push(found);
+        }
+    }
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<String, SelectionError> {
+    let failed = |error| SelectionError::Read(path.to_owned(), error);
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(failed)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let text = |reason| SelectionError::Text { path: path.to_owned(), reason };
+    if bytes.len() as u64 > LONGEST {
+        return Err(text("it is longer than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| text("it is not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const BOTH: &str = "on: [pull_request, push]\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{run: 'true'}]\n";
+    const BY_HAND: &str = "on: workflow_dispatch\njobs:\n  b:\n    runs-on: ubuntu-latest\n    steps: [{run: 'true'}]\n";
+
+    fn choose_in(files: &[(&str, &str)], selection: Selection) -> Result<Chosen, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(FOLDER)).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(FOLDER).join(name), text).unwrap();
+        }
+        choose(&Selection { directory: dir.path().to_owned(), ..selection }, &Environment::new())
+    }
+
+    fn chosen(result: &Chosen) -> Vec<(String, String)> {
+        result.submissions.iter().map(|s| (s.file.clone(), s.event.clone())).collect()
+    }
+
+    #[test]
+    fn every_workflow_runs_with_its_likeliest_event() {
+        let result = choose_in(&[("b.yaml", BY_HAND), ("a.yml", BOTH), ("c.txt", "")], Selection::default()).unwrap();
+        assert_eq!(
+            chosen(&result),
+            [(".github/workflows/a.yml".into(), "push".into()), (".github/workflows/b.yaml".into(), "workflow_dispatch".into())]
+        );
+    }
+
+    #[test]
+    fn an_event_leaves_out_what_it_does_not_start_and_says_so() {
+        let selection = Selection { event: Some("pull_request".into()), ..Selection::default() };
+        let result = choose_in(&[("a.yml", BOTH), ("b.yml", BY_HAND)], selection.clone()).unwrap();
+        assert_eq!(chosen(&result), [(".github/workflows/a.yml".into(), "pull_request".into())]);
+        assert!(result.notes[0].contains("b.yml does not run"), "{:?}", result.notes);
+        let failure = choose_in(&[("b.yml", BY_HAND)], selection).unwrap_err();
+        assert!(failure.fault == Fault::User && failure.help.unwrap().contains("workflow_dispatch"));
+    }
+
+    #[test]
+    fn files_and_jobs_are_chosen_by_name() {
+        let files = [("a.yml", BOTH), ("b.yml", BY_HAND)];
+        let result = choose_in(&files, Selection { workflows: vec!["b.yml".into()], ..Selection::default() }).unwrap();
+        assert_eq!(chosen(&result).len(), 1);
+        let result = choose_in(&files, Selection { jobs: vec!["a".into()], ..Selection::default() }).unwrap();
+        assert_eq!((chosen(&result).len(), result.submissions[0].jobs.clone()), (1, vec!["a".to_owned()]));
+        let failure = choose_in(&files, Selection { jobs: vec!["zzz".into()], ..Selection::default() }).unwrap_err();
+        assert!(failure.chain[0].contains("zzz") && failure.help.unwrap().contains("a, b"));
+        let failure = choose_in(&files, Selection { workflows: vec!["zzz.yml".into()], ..Selection::default() }).unwrap_err();
+        assert_eq!(failure.fault, Fault::User);
+    }
+
+    #[test]
+    fn no_workflow_at_all_is_a_usage_error_with_a_next_action() {
+        let failure = choose_in(&[], Selection::default()).unwrap_err();
+        assert!(failure.fault == Fault::User && failure.help.unwrap().contains("test.yml"));
+        let failure = choose_in(&[("a.yml", "on: [push\n")], Selection::default()).unwrap_err();
+        assert!(failure.fault == Fault::User && failure.chain[0].contains("refused"));
+    }
+}
