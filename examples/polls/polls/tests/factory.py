@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from django.test import Client
 from django.utils import timezone
 
 from polls.models import Question
@@ -33,15 +34,18 @@ def closed(slug="past", **fields):
     return question(slug, opens_at=now - DAY, closes_at=now - HOUR, **fields)
 
 
-class Secure:
-    """A test client that speaks HTTPS, as production demands; mixed into test cases."""
+class SecureClient(Client):
+    """A browser that speaks HTTPS, as production demands."""
 
-    def setUp(self):
-        super().setUp()
-        self.client = self.visitor()
+    def request(self, **request):
+        return super().request(**{**request, "wsgi.url_scheme": "https", "SERVER_PORT": "443"})
+
+
+class Secure:
+    """Mixed into test cases whose client is such a browser."""
+
+    client_class = SecureClient
 
     def visitor(self, **options):
         """Return a browser of its own: other cookies, other session, other voter."""
-        client = self.client_class(**options)
-        client.defaults["wsgi.url_scheme"] = "https"
-        return client
+        return self.client_class(**options)

@@ -1,7 +1,7 @@
 """Pages as a visitor's browser sees them."""
 
 from django.contrib.auth.models import User
-from django.test import TestCase, override_settings
+from django.test import Client, TestCase, override_settings
 from django.urls import reverse
 from django.utils import timezone
 
@@ -173,5 +173,5 @@ class HeaderTests(factory.Secure, TestCase):
 
     @override_settings(SECURE_SSL_REDIRECT=True)
     def test_http_is_redirected_to_https(self):
-        page = self.client_class().get("/")
+        page = Client().get("/")
         self.assertRedirects(page, "https://testserver/", 301, fetch_redirect_response=False)
