@@ -3,7 +3,7 @@
 //! The step has loopback and no route. Where its grant names destinations, a TCP listener was bound inside its namespace
 //! before anything hostile ran, and its descriptor belongs to the agent: whatever connects there is served here, outside.
 //! The exit speaks HTTP as a proxy does (`CONNECT`, and absolute-form requests for plain `http://`) and SOCKS5 on the same port, decides by [`rules`],
-//! resolves and dials by [`dial`], holds the name in a TLS greeting against the name that was asked for ([`hello`]), and writes every
+//! resolves and dials (`dial`), holds the name in a TLS greeting against the name that was asked for (`hello`), and writes every
 //! attempt into the [`ledger`]. It never terminates TLS and sees no content of it.
 //!
 //! # Invariants

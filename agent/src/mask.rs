@@ -25,45 +25,53 @@ const WRAP: usize = 48;
 /// The stretch of the stream before the held bytes that is kept to recognise wrapped lines: the line and a carriage return.
 const CONTEXT: usize = WRAP + 1;
 
+/// The most bytes of all values together. Searching for one byte of a value costs some hundred bytes of memory.
+const MAX_VALUES: usize = 256 * 1024;
+
 /// Needles of more bytes than this together are searched with a smaller, slower automaton.
 const DFA_BYTES: usize = 64 * 1024;
 
-/// A value cannot be masked: after trimming it has fewer than three bytes and would blank out half the log.
+/// A value cannot be masked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "cannot mask a value of {length} bytes: it would hide ordinary output; use a secret of at least {} characters",
-    encodings::SHORTEST
-)]
-pub struct Unmaskable {
-    /// Bytes left of the value after trimming.
-    pub length: usize,
+pub enum Unmaskable {
+    /// After trimming so little is left that masking it would blank out half the log.
+    #[error(
+        "cannot mask a value of {length} bytes: it would hide ordinary output; use a secret of at least {} characters",
+        encodings::SHORTEST
+    )]
+    TooShort {
+        /// Bytes left of the value.
+        length: usize,
+    },
+    /// All values together would cost more memory and time than one stream may.
+    #[error("cannot mask another value of {length} bytes: all values together are limited to {MAX_VALUES} bytes")]
+    TooMuch {
+        /// Bytes of the value.
+        length: usize,
+    },
 }
 
 /// Masks one stream. `Debug` shows no value.
+#[derive(Default)]
 pub struct Masker {
-    needles: BTreeSet<Vec<u8>>,
-    search: Option<Arc<Search>>,
-    /// Whether `needles` has grown since `search` was built.
-    stale: bool,
-    replacement: Vec<u8>,
+    /// Needles that no search has yet.
+    fresh: BTreeSet<Vec<u8>>,
+    /// Each with much fewer needles than the one before it: adding a value builds the last ones anew and leaves the others.
+    searches: Vec<Arc<Search>>,
+    values: usize,
+    replacement: Replacement,
     stream: Stream,
 }
 
 impl fmt::Debug for Masker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Masker").field("needles", &self.needles.len()).field("held", &self.held()).finish_non_exhaustive()
-    }
-}
-
-impl Default for Masker {
-    /// Masks nothing until a value is added.
-    fn default() -> Masker {
-        Masker { needles: BTreeSet::new(), search: None, stale: false, replacement: b"***".to_vec(), stream: Stream::default() }
+        let needles = self.fresh.len() + self.searches.iter().map(|search| search.needles.len()).sum::<usize>();
+        f.debug_struct("Masker").field("needles", &needles).field("held", &self.held()).finish_non_exhaustive()
     }
 }
 
 impl Masker {
-    /// A masker for these values, each in all its encodings. [`Unmaskable`] for the first value that is too short; to go on
+    /// A masker for these values, each in all its encodings. [`Unmaskable`] for the first value that cannot be masked; to go on
     /// without it, [`Masker::add`] the values one by one.
     pub fn new<V: AsRef<[u8]>>(values: impl IntoIterator<Item = V>) -> Result<Masker, Unmaskable> {
         let mut masker = Masker::default();
@@ -74,14 +82,30 @@ impl Masker {
     /// Masks this value as well, from the bytes that are still held on. White space around the value does not count.
     /// Adding a value twice changes nothing.
     pub fn add(&mut self, value: &[u8]) -> Result<(), Unmaskable> {
-        let trimmed = value.trim_ascii();
-        if trimmed.len() < encodings::SHORTEST {
-            return Err(Unmaskable { length: trimmed.len() });
+        let value = value.trim_ascii();
+        let length = value.len();
+        if length < encodings::SHORTEST {
+            return Err(Unmaskable::TooShort { length });
         }
-        let known = self.needles.len();
-        encodings::spell(trimmed, &mut self.needles);
-        self.stale |= self.needles.len() > known;
+        let mut needles = BTreeSet::new();
+        // Looked up before anything is spelt, so that repeating a large value costs nothing.
+        if self.knows(value) && length > encodings::LONG {
+            return Ok(());
+        }
+        if length > MAX_VALUES - self.values {
+            return Err(Unmaskable::TooMuch { length });
+        }
+        encodings::spell(value, &mut needles);
+        needles.retain(|needle| !self.knows(needle));
+        if !needles.is_empty() {
+            self.values += length;
+            self.fresh.append(&mut needles);
+        }
         Ok(())
+    }
+
+    fn knows(&self, needle: &[u8]) -> bool {
+        self.fresh.contains(needle) || self.searches.iter().any(|search| search.needles.contains(needle))
     }
 
     /// Bytes that were pushed and have not come out: they may be the beginning of a needle.
@@ -92,29 +116,25 @@ impl Masker {
     /// Takes the next bytes of the stream and appends to `out` all that is settled.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         self.refresh();
-        match &self.search {
-            None => out.extend_from_slice(bytes),
-            Some(search) => {
-                let search = Arc::clone(search);
-                self.stream.scan(&search, bytes);
-                let settled = self.stream.settled(&search);
-                self.stream.emit(settled, &self.replacement, out);
-            }
+        if self.searches.is_empty() {
+            return out.extend_from_slice(bytes);
         }
+        self.stream.scan(bytes);
+        let settled = self.stream.settle();
+        self.stream.emit(settled, &self.replacement, out);
     }
 
     /// Ends the stream: what was held did not become a needle. The masker is then ready for another stream.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.refresh();
         self.stream.emit(self.stream.buffer.len(), &self.replacement, out);
-        self.stream = Stream::default();
+        self.stream = Stream::new(&self.searches);
     }
 
     /// Masks a text that is not part of the stream, such as a summary or an annotation.
     pub fn mask(&mut self, text: &[u8]) -> Vec<u8> {
-        // The stream's place is a state of the automaton: a new one must be in use before the stream is set aside.
         self.refresh();
-        let stream = std::mem::take(&mut self.stream);
+        let stream = std::mem::replace(&mut self.stream, Stream::new(&self.searches));
         let mut out = Vec::with_capacity(text.len());
         self.push(text, &mut out);
         self.finish(&mut out);
@@ -122,28 +142,52 @@ impl Masker {
         out
     }
 
+    /// Brings fresh needles into use. A search takes over those before it that are not much larger, so that after any number
+    /// of additions there are few searches, and each needle was built into few of them.
     fn refresh(&mut self) {
-        if !std::mem::take(&mut self.stale) {
+        if self.fresh.is_empty() {
             return;
         }
-        self.replacement = replacement(&self.needles);
-        let search = Arc::new(Search::new(&self.needles));
-        self.stream.rescan(&search);
-        self.search = Some(search);
+        let mut needles = std::mem::take(&mut self.fresh);
+        if !self.replacement.fits(&needles) {
+            let all = self.searches.iter().flat_map(|search| &search.needles).chain(&needles);
+            self.replacement = Replacement::for_needles(&all.cloned().collect());
+        }
+        let size = |needles: &BTreeSet<Vec<u8>>| needles.iter().map(Vec::len).sum::<usize>();
+        while let Some(last) = self.searches.pop_if(|last| size(&last.needles) <= 2 * size(&needles)) {
+            needles.extend(last.needles.iter().cloned());
+        }
+        self.searches.push(Arc::new(Search::new(needles)));
+        self.stream.adopt(&self.searches);
     }
 }
 
-/// A text of three equal characters that no needle can share a byte with, so that what is put in never completes a needle:
-/// no needle begins or ends with the character or has three of them in a row.
-fn replacement(needles: &BTreeSet<Vec<u8>>) -> Vec<u8> {
-    let fits = |c: &u8| needles.iter().all(|n| n.first() != Some(c) && n.last() != Some(c) && !n.windows(3).any(|w| w == [*c; 3]));
-    let candidates = b"*#~=_".iter().copied().chain(b'!'..=b'~').chain(128..=255);
-    // With needles for every character there is nothing that cannot be mistaken for a part of one; stars then tell as little as anything.
-    vec![candidates.into_iter().find(fits).unwrap_or(b'*'); 3]
+/// What stands for a masked stretch: three equal characters that no needle can share a byte with, so that what is put in
+/// never completes a needle: no needle begins or ends with the character or has three of them in a row.
+struct Replacement([u8; 3]);
+
+impl Default for Replacement {
+    fn default() -> Replacement {
+        Replacement(*b"***")
+    }
 }
 
-/// The automaton, and for each of its states how many bytes of a needle it stands for.
+impl Replacement {
+    fn for_needles(needles: &BTreeSet<Vec<u8>>) -> Replacement {
+        let candidates = b"*#~=_".iter().copied().chain(b'!'..=b'~').chain(128..=255);
+        // With needles for every character there is nothing that cannot be mistaken for a part of one; stars then tell as little as anything.
+        candidates.map(|c| Replacement([c; 3])).find(|replacement| replacement.fits(needles)).unwrap_or_default()
+    }
+
+    fn fits(&self, needles: &BTreeSet<Vec<u8>>) -> bool {
+        let c = self.0.first();
+        needles.iter().all(|n| n.first() != c && n.last() != c && !n.windows(3).any(|w| w == self.0))
+    }
+}
+
+/// Some needles, their automaton, and for each of its states how many bytes of a needle it stands for.
 struct Search {
+    needles: BTreeSet<Vec<u8>>,
     automaton: Either,
     start: StateID,
     /// Sorted by state.
@@ -158,22 +202,18 @@ enum Either {
 }
 
 impl Search {
-    fn new(needles: &BTreeSet<Vec<u8>>) -> Search {
+    fn new(needles: BTreeSet<Vec<u8>>) -> Search {
         let total: usize = needles.iter().map(Vec::len).sum();
-        let dfa = || DFA::builder().start_kind(StartKind::Unanchored).prefilter(false).build(needles).ok();
-        let nfa = || NFA::builder().prefilter(false).build(needles).ok();
+        let dfa = || DFA::builder().start_kind(StartKind::Unanchored).prefilter(false).build(&needles).ok();
+        let nfa = || NFA::builder().prefilter(false).build(&needles).ok();
         let automaton = (total <= DFA_BYTES).then(dfa).flatten().map(Either::Dfa).or_else(|| nfa().map(Either::Nfa));
-        match automaton {
-            Some(Either::Dfa(dfa)) => {
-                let (start, depths) = depths(&dfa, needles);
-                Search { automaton: Either::Dfa(dfa), start, depths }
-            }
-            Some(Either::Nfa(nfa)) => {
-                let (start, depths) = depths(&nfa, needles);
-                Search { automaton: Either::Nfa(nfa), start, depths }
-            }
-            _ => Search { automaton: Either::Closed, start: StateID::ZERO, depths: Vec::new() },
-        }
+        let automaton = automaton.unwrap_or(Either::Closed);
+        let (start, depths) = match &automaton {
+            Either::Dfa(dfa) => depths(dfa, &needles),
+            Either::Nfa(nfa) => depths(nfa, &needles),
+            Either::Closed => (StateID::ZERO, Vec::new()),
+        };
+        Search { needles, automaton, start, depths }
     }
 
     fn depth(&self, state: StateID) -> usize {
@@ -212,7 +252,13 @@ struct Stream {
     masking: bool,
     /// Stretches to mask: in order, apart from each other, none ending before `emitted`.
     covered: Vec<(usize, usize)>,
-    plain: Option<StateID>,
+    readers: Vec<Reader>,
+}
+
+/// Where one search stands in the stream.
+struct Reader {
+    search: Arc<Search>,
+    plain: StateID,
     wrapped: Option<Wrapped>,
 }
 
@@ -230,24 +276,23 @@ impl Wrapped {
     }
 }
 
-impl Stream {
-    fn scan(&mut self, search: &Search, bytes: &[u8]) {
-        let from = self.buffer.len();
-        self.buffer.extend_from_slice(bytes);
-        self.search(search, from);
+impl Reader {
+    fn new(search: &Arc<Search>) -> Reader {
+        Reader { search: Arc::clone(search), plain: search.start, wrapped: None }
     }
 
-    fn search(&mut self, search: &Search, from: usize) {
+    /// Reads on from `from` and tells each stretch to mask.
+    fn read(&mut self, buffer: &[u8], from: usize, cover: &mut impl FnMut(usize, usize)) {
+        let search = Arc::clone(&self.search);
         match &search.automaton {
-            Either::Dfa(dfa) => self.walk(dfa, search, from),
-            Either::Nfa(nfa) => self.walk(nfa, search, from),
-            Either::Closed => self.cover(from, self.buffer.len()),
+            Either::Dfa(dfa) => self.walk(dfa, buffer, from, cover),
+            Either::Nfa(nfa) => self.walk(nfa, buffer, from, cover),
+            Either::Closed => cover(from, buffer.len()),
         }
     }
 
-    fn walk(&mut self, automaton: &impl Automaton, search: &Search, from: usize) {
-        let mut state = self.plain.unwrap_or(search.start);
-        let buffer = std::mem::take(&mut self.buffer);
+    fn walk(&mut self, automaton: &impl Automaton, buffer: &[u8], from: usize, cover: &mut impl FnMut(usize, usize)) {
+        let mut state = self.plain;
         let mut at = from;
         while at < buffer.len() {
             if self.wrapped.is_none() {
@@ -257,26 +302,25 @@ impl Stream {
                     state = automaton.next_state(Anchored::No, state, byte);
                     at += 1;
                     if automaton.is_special(state) && automaton.is_match(state) {
-                        self.cover(at - longest(automaton, state), at);
+                        cover(at - longest(automaton, state), at);
                     }
                 }
             }
             let Some(&byte) = buffer.get(at) else { break };
-            self.step_wrapped(automaton, search, &buffer[..at], state, byte);
+            self.step_wrapped(automaton, &buffer[..at], state, byte, cover);
             state = automaton.next_state(Anchored::No, state, byte);
             at += 1;
             if automaton.is_special(state) && automaton.is_match(state) {
-                self.cover(at - longest(automaton, state), at);
+                cover(at - longest(automaton, state), at);
             }
         }
-        self.buffer = buffer;
-        self.plain = Some(state);
+        self.plain = state;
     }
 
     /// Takes one byte in the second reading. `plain` is the first reading's state before that byte.
-    fn step_wrapped(&mut self, automaton: &impl Automaton, search: &Search, before: &[u8], plain: StateID, byte: u8) {
+    fn step_wrapped(&mut self, automaton: &impl Automaton, before: &[u8], plain: StateID, byte: u8, cover: &mut impl FnMut(usize, usize)) {
         if (byte == b'\n' || byte == b'\r') && wrapped_line(before) {
-            if self.wrapped.is_none() && plain != search.start {
+            if self.wrapped.is_none() && plain != self.search.start {
                 self.wrapped = Some(Wrapped { state: plain, skipped: Vec::new() });
             }
             if let Some(wrapped) = &mut self.wrapped {
@@ -286,37 +330,86 @@ impl Stream {
             wrapped.state = automaton.next_state(Anchored::No, wrapped.state, byte);
             let end = before.len() + 1;
             if automaton.is_special(wrapped.state) && automaton.is_match(wrapped.state) {
-                self.cover(wrapped.begin(end, longest(automaton, wrapped.state)), end);
+                cover(wrapped.begin(end, longest(automaton, wrapped.state)), end);
             }
-            self.wrapped = Some(wrapped).filter(|wrapped| wrapped.state != search.start);
+            self.wrapped = Some(wrapped).filter(|wrapped| wrapped.state != self.search.start);
         }
     }
 
-    /// Marks a stretch. Ends never go back, so only the last stretches can be touched. What is out already stays out.
+    /// Where the longest needle begins that may still become whole, when `end` bytes were read.
+    fn open(&self, end: usize) -> usize {
+        let plain = end - self.search.depth(self.plain);
+        let wrapped = self.wrapped.as_ref().map_or(end, |wrapped| wrapped.begin(end, self.search.depth(wrapped.state)));
+        plain.min(wrapped)
+    }
+
+    fn forget(&mut self, gone: usize) {
+        if let Some(wrapped) = &mut self.wrapped {
+            wrapped.skipped.retain_mut(|at| {
+                let kept = *at >= gone;
+                *at = at.saturating_sub(gone);
+                kept
+            });
+        }
+    }
+}
+
+impl Stream {
+    fn new(searches: &[Arc<Search>]) -> Stream {
+        Stream { readers: searches.iter().map(Reader::new).collect(), ..Stream::default() }
+    }
+
+    fn scan(&mut self, bytes: &[u8]) {
+        let from = self.buffer.len();
+        self.buffer.extend_from_slice(bytes);
+        let mut readers = std::mem::take(&mut self.readers);
+        for reader in &mut readers {
+            let mut found = Vec::new();
+            reader.read(&self.buffer, from, &mut |begin, end| join(&mut found, begin, end));
+            found.into_iter().for_each(|(begin, end)| self.cover(begin, end));
+        }
+        self.readers = readers;
+    }
+
+    /// Lets new searches, which stand at the end, take the place of those that are gone. No needle of the latter can begin
+    /// before what is open, so the new ones begin there.
+    fn adopt(&mut self, searches: &[Arc<Search>]) {
+        let same = self.readers.iter().zip(searches).take_while(|(reader, search)| Arc::ptr_eq(&reader.search, search)).count();
+        self.readers.truncate(same);
+        for search in &searches[same..] {
+            let mut reader = Reader::new(search);
+            let mut found = Vec::new();
+            reader.read(&self.buffer, self.open, &mut |begin, end| join(&mut found, begin, end));
+            found.into_iter().for_each(|(begin, end)| self.cover(begin, end));
+            self.readers.push(reader);
+        }
+    }
+
+    /// Marks a stretch, but for what is out already.
     fn cover(&mut self, begin: usize, end: usize) {
-        let mut begin = begin.max(self.emitted);
+        let (mut begin, mut end) = (begin.max(self.emitted), end);
         if begin >= end {
             return;
         }
-        while let Some(&(last, _)) = self.covered.last().filter(|(_, last_end)| *last_end >= begin) {
-            begin = begin.min(last);
-            self.covered.pop();
+        let first = self.covered.partition_point(|&(_, e)| e < begin);
+        let last = self.covered.partition_point(|&(b, _)| b <= end);
+        if let Some(&[(b, _), ..]) = self.covered.get(first..last) {
+            begin = begin.min(b);
+            end = end.max(self.covered[last - 1].1);
         }
-        self.covered.push((begin, end));
+        self.covered.splice(first..last, [(begin, end)]);
     }
 
     /// The position before which everything is decided.
-    fn settled(&mut self, search: &Search) -> usize {
+    fn settle(&mut self) -> usize {
         let end = self.buffer.len();
-        let plain = self.plain.map_or(end, |state| end - search.depth(state));
-        let wrapped = self.wrapped.as_ref().map_or(end, |wrapped| wrapped.begin(end, search.depth(wrapped.state)));
-        self.open = plain.min(wrapped);
+        self.open = self.readers.iter().map(|reader| reader.open(end)).min().unwrap_or(end);
         let decided = self.open.max(self.emitted);
         // What is masked already stays masked, whatever follows.
         self.covered.iter().find(|&&(begin, end)| begin <= decided && decided < end).map_or(decided, |&(_, end)| end)
     }
 
-    fn emit(&mut self, until: usize, replacement: &[u8], out: &mut Vec<u8>) {
+    fn emit(&mut self, until: usize, replacement: &Replacement, out: &mut Vec<u8>) {
         let mut done = 0;
         for &(begin, end) in &self.covered {
             if begin >= until {
@@ -324,7 +417,7 @@ impl Stream {
             }
             out.extend_from_slice(&self.buffer[self.emitted..begin]);
             if begin > self.emitted || !self.masking {
-                out.extend_from_slice(replacement);
+                out.extend_from_slice(&replacement.0);
             }
             self.masking = true;
             self.emitted = end.min(until);
@@ -352,40 +445,16 @@ impl Stream {
         if let Some((begin, _)) = self.covered.first_mut() {
             *begin = (*begin).max(self.emitted);
         }
-        if let Some(wrapped) = &mut self.wrapped {
-            wrapped.skipped.retain_mut(|at| {
-                let kept = *at >= gone;
-                *at = at.saturating_sub(gone);
-                kept
-            });
-        }
+        self.readers.iter_mut().for_each(|reader| reader.forget(gone));
     }
+}
 
-    /// Reads again what is still open with another automaton. No needle of the old one can begin before that.
-    fn rescan(&mut self, search: &Search) {
-        self.plain = None;
-        self.wrapped = None;
-        let covered = std::mem::take(&mut self.covered);
-        self.search(search, self.open);
-        for (begin, end) in covered {
-            self.recover(begin, end);
-        }
+/// Adds a stretch to ones with ascending ends; those that it touches become one.
+fn join(stretches: &mut Vec<(usize, usize)>, mut begin: usize, end: usize) {
+    while let Some((last, _)) = stretches.pop_if(|(_, last_end)| *last_end >= begin) {
+        begin = begin.min(last);
     }
-
-    /// As `cover`, for stretches in any order.
-    fn recover(&mut self, begin: usize, end: usize) {
-        let (mut begin, mut end) = (begin, end);
-        self.covered.retain(|&(b, e)| {
-            let apart = e < begin || b > end;
-            if !apart {
-                begin = begin.min(b);
-                end = end.max(e);
-            }
-            apart
-        });
-        let at = self.covered.partition_point(|&(b, _)| b < begin);
-        self.covered.insert(at, (begin, end));
-    }
+    stretches.push((begin, end));
 }
 
 fn longest(automaton: &impl Automaton, state: StateID) -> usize {

@@ -14,6 +14,10 @@ pub(super) const SHORTEST: usize = 3;
 /// The shortest encoded form that is searched for, for the same reason: a fragment of a base64 text can be shorter than its value.
 const SHORTEST_ENCODED: usize = 4;
 
+/// Values longer than this are keys and whole files. They are searched for only as they are and as tools usually embed files, since
+/// each further encoding of them costs as much as dozens of passwords.
+pub(super) const LONG: usize = 1024;
+
 /// Values longer than this are not searched for behind the colon of a basic-auth pair: they are keys, not passwords.
 const LONGEST_PASSWORD: usize = 256;
 
@@ -33,10 +37,16 @@ pub(super) fn spell(value: &[u8], needles: &mut BTreeSet<Vec<u8>>) {
         // `Authorization: Basic` encodes `user:password`: with the colon one more character is certain than without.
         base64(&[b":", value].concat(), &mut add);
     }
+    if value.len() > LONG {
+        if let Ok(text) = std::str::from_utf8(value) {
+            json(text, &[(false, false)], &["/"], &mut add);
+        }
+        return;
+    }
     hex(value, &mut add);
     percent(value, &mut add);
     if let Ok(text) = std::str::from_utf8(value) {
-        json(text, &mut add);
+        json(text, &[(false, false), (true, false), (false, true), (true, true)], &["/", "\\/"], &mut add);
         xml(text, &mut add);
         shell(text, &mut add);
     }
@@ -88,9 +98,9 @@ fn percent(value: &[u8], add: &mut impl FnMut(Vec<u8>)) {
 }
 
 /// JSON strings: plain, with only ASCII left, and safe to stand in HTML; with and without an escaped slash.
-fn json(text: &str, add: &mut impl FnMut(Vec<u8>)) {
-    for (ascii, html) in [(false, false), (true, false), (false, true), (true, true)] {
-        for slash in ["/", "\\/"] {
+fn json(text: &str, forms: &[(bool, bool)], slashes: &[&str], add: &mut impl FnMut(Vec<u8>)) {
+    for &(ascii, html) in forms {
+        for slash in slashes {
             let mut out = String::new();
             for c in text.chars() {
                 match c {

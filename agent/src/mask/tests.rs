@@ -16,6 +16,10 @@ fn check(values: &[&str], text: &str, expected: &str) {
     assert_eq!(String::from_utf8_lossy(&out), expected, "{values:?} in {text:?}");
 }
 
+fn needles(masker: &Masker) -> BTreeSet<Vec<u8>> {
+    masker.searches.iter().flat_map(|search| &search.needles).chain(&masker.fresh).cloned().collect()
+}
+
 /// Masking by definition: every byte of every occurrence, found by trying each needle at each place.
 fn by_definition(needles: &BTreeSet<Vec<u8>>, text: &[u8]) -> Vec<u8> {
     let mut hidden = vec![false; text.len()];
@@ -29,7 +33,7 @@ fn by_definition(needles: &BTreeSet<Vec<u8>>, text: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for (at, &byte) in text.iter().enumerate() {
         match (hidden[at], at > 0 && hidden[at - 1]) {
-            (true, false) => out.extend(replacement(needles)),
+            (true, false) => out.extend(Replacement::for_needles(needles).0),
             (true, true) => {}
             (false, _) => out.push(byte),
         }
@@ -153,9 +157,37 @@ fn values_may_be_added_in_the_middle() {
 #[test]
 fn short_values_are_refused() {
     for value in ["", "  ", "ab", " a\n"] {
-        assert_eq!(Masker::default().add(value.as_bytes()), Err(Unmaskable { length: value.trim().len() }));
+        assert_eq!(Masker::default().add(value.as_bytes()), Err(Unmaskable::TooShort { length: value.trim().len() }));
     }
     assert!(Masker::new(["long enough", "no"]).is_err());
+}
+
+#[test]
+fn many_added_values_cost_few_searches_and_are_all_masked() {
+    let mut masker = Masker::default();
+    let mut out = Vec::new();
+    let value = |i: u32| format!("value-{:08x}", i.wrapping_mul(2_654_435_761));
+    for i in 0..200 {
+        masker.add(value(i).as_bytes()).unwrap();
+        masker.push(format!("{} val", value(i)).as_bytes(), &mut out);
+        assert!(masker.searches.len() <= 12, "{} searches", masker.searches.len());
+    }
+    masker.finish(&mut out);
+    assert_eq!(out, b"*** val".repeat(200));
+    for i in 0..200 {
+        assert_eq!(masker.mask(value(i).as_bytes()), b"***", "{i}");
+    }
+}
+
+#[test]
+fn values_without_end_are_refused() {
+    let mut masker = Masker::default();
+    let large = |c: u8| vec![c; 100 << 10];
+    masker.add(&large(b'a')).unwrap();
+    masker.add(&large(b'a')).unwrap();
+    masker.add(&large(b'b')).unwrap();
+    assert_eq!(masker.add(&large(b'c')), Err(Unmaskable::TooMuch { length: 100 << 10 }));
+    masker.add(b"small").unwrap();
 }
 
 #[test]
@@ -192,7 +224,7 @@ proptest! {
     ) {
         let mut masker = Masker::new(&values).unwrap();
         let text = pieces.concat();
-        let expected = by_definition(&masker.needles, text.as_bytes());
+        let expected = by_definition(&needles(&masker), text.as_bytes());
         let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes()).collect();
         let out = masked(&mut masker, &pieces);
         prop_assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected));
@@ -205,11 +237,11 @@ proptest! {
     ) {
         let mut masker = Masker::new(&values).unwrap();
         let mut out = Vec::new();
-        let whole = by_definition(&masker.needles, text.as_bytes());
+        let whole = by_definition(&needles(&masker), text.as_bytes());
         for (at, byte) in text.bytes().enumerate() {
             masker.push(&[byte], &mut out);
             prop_assert!(whole.starts_with(&out), "after {} bytes", at + 1);
-            let longest = (0..=at).find(|&from| masker.needles.iter().any(|n| n.len() > at + 1 - from && n.starts_with(&text.as_bytes()[from..=at])));
+            let longest = (0..=at).find(|&from| needles(&masker).iter().any(|n| n.len() > at + 1 - from && n.starts_with(&text.as_bytes()[from..=at])));
             prop_assert!(masker.held() <= longest.map_or(0, |from| at + 1 - from), "held after {} bytes", at + 1);
         }
     }
