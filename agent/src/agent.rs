@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::clock;
 use crate::job::{self, Assignment, Notice};
 pub use crate::options::{Options, default_labels};
+use crate::probe::Readiness;
 use crate::retry::Backoff;
 use crate::stop::{Stages, Stop, order};
 use crate::workspace;
@@ -255,13 +256,13 @@ impl<A: AgentApi> Floor<A> {
     }
 
     fn open(&self) -> Opening {
-        let standing = self.launcher.standing();
+        let readiness = Readiness::of(self.launcher.standing(), &self.options.host.allow_missing);
         let hello = Hello {
             agent: self.options.name.clone(),
             versions: VersionRange::SPOKEN,
             slots: self.options.slots.max(1),
             labels: self.options.labels.clone(),
-            enforces: standing.enforceable.iter().map(ToString::to_string).collect(),
+            enforces: readiness.names(),
             running: self.running.keys().copied().collect(),
         };
         let api = Arc::clone(&self.api);

@@ -18,7 +18,9 @@ pub const WORK: &str = "/home/runner/work";
 pub const TEMP: &str = "/home/runner/work/_temp";
 /// `RUNNER_TOOL_CACHE` inside.
 pub const TOOL_CACHE: &str = "/opt/hostedtoolcache";
-/// Where the files of one step lie inside: its script and its command files.
+/// Where the read-only files of one step lie inside, its script and its event: on the sandbox's own root, out of the job's reach.
+pub const SCRIPTS: &str = "/caisson";
+/// Where the files lie inside through which a step speaks.
 pub const STEP_FILES: &str = "/home/runner/work/_temp/_runner_file_commands";
 
 /// What the expressions of a job may ask, kept up to date from step to step.
@@ -74,7 +76,7 @@ impl JobContexts {
         github.insert("workspace", Value::string(&workspace));
         github.insert("job", Value::string(&spec.key.0));
         github.insert("run_attempt", Value::string(attempt.to_string()));
-        github.insert("event_path", Value::string(format!("{STEP_FILES}/event.json")));
+        github.insert("event_path", Value::string(format!("{SCRIPTS}/event.json")));
         let owner = repository.split_once('/').map_or("", |(owner, _)| owner).to_owned();
         let sha = github.get("sha").map(Value::to_text).unwrap_or_default();
         for (key, value) in [

@@ -36,6 +36,7 @@ pub mod lower;
 pub mod mask;
 pub mod options;
 pub mod output;
+pub mod probe;
 pub mod program;
 pub mod reports;
 pub mod retry;

@@ -27,28 +27,19 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /// Entries of `/etc` that are shown as the host has them: how programs find each other, libraries, certificates, times,
 /// fonts. Nothing that holds a key, a password or the name of a host. One ending in `*` is a prefix.
-const ETC: [&str; 41] = [
+const ETC: [&str; 32] = [
     "alternatives",
     "bash.bashrc",
-    "bash_completion.d",
-    "bindresvport.blacklist",
     "ca-certificates",
     "ca-certificates.conf",
-    "debconf.conf",
     "debian_version",
-    "dpkg",
-    "ethertypes",
     "fonts",
     "gai.conf",
-    "glvnd",
-    "gss",
     "host.conf",
-    "inputrc",
     "java*",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
-    "ldap/ldap.conf",
     "locale.alias",
     "localtime",
     "lsb-release",
@@ -59,23 +50,22 @@ const ETC: [&str; 41] = [
     "os-release",
     "perl",
     "pki/tls/certs",
-    "postgresql-common",
     "profile",
     "profile.d",
     "protocols",
     "python*",
-    "rpc",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",
     "terminfo",
+    "timezone",
+    "xml",
 ];
 
-/// Likewise, where a link may lead out of `/etc`.
-const ETC_TEXT: [&str; 2] = ["timezone", "xml"];
+/// Files of `/etc` up to this size are copied into the sandbox's root, which costs less than a mount each.
+const SMALL: u64 = 32 << 10;
 
-/// The mounts of the system view. `certificates` is where the operator's certificate authorities appear, when they need a
-/// place of their own. Looks at the host's disk to see what is there.
+/// The mounts of the system view. Looks at the host's disk to see what is there.
 pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
     let mut mounts = Vec::new();
     for name in DIRECTORIES {
@@ -90,7 +80,7 @@ pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
         }
     }
     mounts.push(Mount::Directory { target: "/etc".into(), mode: 0o755 });
-    for pattern in ETC.iter().chain(&ETC_TEXT) {
+    for pattern in &ETC {
         match pattern.strip_suffix('*') {
             None => mounts.extend(entry(&Path::new("/etc").join(pattern))),
             Some(prefix) => {
@@ -160,14 +150,17 @@ fn entry(path: &Path) -> Option<Mount> {
         if already_visible(&full) {
             return Some(Mount::Symlink { target: path.to_owned(), to });
         }
-        return (full.is_file() && full.starts_with("/etc")).then(|| Mount::Bind {
-            source: full,
-            target: path.to_owned(),
-            access: Access::ReadOnly,
-            owner: None,
-        });
+        return (full.is_file() && full.starts_with("/etc")).then(|| shown(full, path.to_owned()));
     }
-    (metadata.is_dir() || metadata.is_file()).then(|| read_only(path.to_owned()))
+    (metadata.is_dir() || metadata.is_file()).then(|| shown(path.to_owned(), path.to_owned()))
+}
+
+fn shown(source: PathBuf, target: PathBuf) -> Mount {
+    let small = source.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= SMALL);
+    match small.then(|| std::fs::read(&source)) {
+        Some(Ok(content)) => Mount::File { target, content, mode: 0o644 },
+        _ => Mount::Bind { source, target, access: Access::ReadOnly, owner: None },
+    }
 }
 
 fn own_files() -> [(&'static str, &'static str); 8] {

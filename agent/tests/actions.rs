@@ -22,6 +22,7 @@ cases![
     python_is_found_and_pip_just_works,
     versions_are_honoured_and_lacks_listed,
     packages_come_through_the_exit_and_nothing_else,
+    what_root_installs_stays_for_the_job,
 ];
 
 fn main() {
@@ -234,5 +235,22 @@ async fn packages_come_through_the_exit_and_nothing_else(launcher: Launcher) {
         results[&3].egress
     );
     assert!(results[&4].egress.is_empty());
+    floor.close().await;
+}
+
+async fn what_root_installs_stays_for_the_job(launcher: Launcher) {
+    let floor = Floor::open(&launcher);
+    let mut root = run(
+        "id -u; printf '#!/bin/sh\\necho installed\\n' > /usr/local/bin/of-this-job; chmod 755 /usr/local/bin/of-this-job; stat -c %U /usr/bin/env",
+    );
+    root.grant.identity = caisson_model::policy::Identity::Root;
+    let (hold, completion) = floor.run(job(vec![root, run("of-this-job; id -u; touch /usr/local/bin/x || echo refused")])).await;
+    let log = |step| floor.controller.log(hold, step);
+    assert_eq!(completion.outcome, Outcome::Success, "{}{}", log(0), log(1));
+    assert_eq!(log(0), "0\nroot\n");
+    assert!(log(1).starts_with("installed\n1000\n") && log(1).ends_with("refused\n"), "{}", log(1));
+    assert!(!std::path::Path::new("/usr/local/bin/of-this-job").exists());
+    let (hold, completion) = floor.run(job(vec![run("of-this-job")])).await;
+    assert_eq!(completion.outcome, Outcome::Failure, "{}", floor.controller.log(hold, 0));
     floor.close().await;
 }

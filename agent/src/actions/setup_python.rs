@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::actions::interpreters::{self, Interpreter};
 use crate::actions::python_version::{self, Fit, Request, Version};
 use crate::actions::{Bench, Inputs, inside};
-use crate::contexts::STEP_FILES;
+use crate::contexts::SCRIPTS;
 use crate::program::{Halt, Powers, Program, Sink};
 use crate::view;
 
@@ -152,7 +152,7 @@ struct Made {
 
 async fn make(interpreter: &Interpreter, bench: &mut impl Bench) -> Result<Made, Halt> {
     let path = interpreter.program.display().to_string();
-    let script = format!("{STEP_FILES}/setup_python.py");
+    let script = format!("{SCRIPTS}/setup_python.py");
     let index = &bench.host().index;
     let links: Vec<String> =
         index.directories().filter(|directory| Path::new(directory).is_dir()).map(|path| path.display().to_string()).collect();

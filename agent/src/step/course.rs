@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 
 use crate::actions::Bench;
 use crate::attempt::Attempt;
-use crate::contexts::STEP_FILES;
+use crate::contexts::{SCRIPTS, STEP_FILES};
 use crate::environment;
 use crate::hash_files::{self, Patterns};
 use crate::host::HostRules;
@@ -77,10 +77,10 @@ impl<A: AgentApi> Course<'_, A> {
         let granted = program.powers == Powers::Granted;
         let mut mounts = self.attempt.workspace.mounts();
         mounts.extend(self.attempt.shown.iter().cloned().map(view::read_only));
-        if granted || !program.files.is_empty() {
+        if granted {
             mounts.extend(self.files.mounts());
         }
-        mounts.extend(program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o555 }));
+        mounts.splice(0..0, program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o555 }));
         let request = Request {
             program: program.program.into(),
             args: program.args.into_iter().map(Into::into).collect(),
@@ -397,5 +397,5 @@ impl<A: AgentApi> Bench for Course<'_, A> {
 
 /// Where a step's script lies inside.
 pub(super) fn script_path(name: &str) -> String {
-    format!("{STEP_FILES}/{name}")
+    format!("{SCRIPTS}/{name}")
 }
