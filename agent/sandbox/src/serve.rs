@@ -77,6 +77,9 @@ impl Server {
             Ok((setup, _)) => setup,
             Err(_) => return Err(Failure::rule(Stage::Start, "no setup came")),
         };
+        // A session of its own: what a terminal sends to its foreground group is the caller's to deal with, and a launcher that
+        // dies of Ctrl-C takes steps with it that have a right to end in stages.
+        nix::unistd::setsid().map_err(|errno| Failure::new(Stage::Start, "session", errno))?;
         // Before any sandbox exists: none of them may be traced or read through its init, whose memory is a copy of ours.
         nix::sys::prctl::set_dumpable(false).map_err(|errno| Failure::new(Stage::Start, "dumpable", errno))?;
         sys::close_on_exec_from(3).map_err(|errno| Failure::new(Stage::Start, "descriptors", errno))?;
