@@ -96,11 +96,12 @@ impl Workspace {
         self.claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range()))
     }
 
-    /// How the system directories appear in this job: writable to one whose policy lets a step be root, else not.
+    /// How the system directories appear in this job: writable to one whose policy lets a step be root, else not. Without root
+    /// outside they are never writable: the host's root is nobody there, and nobody's directories take no file.
     pub fn system(&self) -> System {
-        match self.identity {
-            Identity::Root => System::Overlay(Upper::Directory(self.area())),
-            Identity::User => System::ReadOnly,
+        match (self.identity, &self.claim) {
+            (Identity::Root, Some(_)) => System::Overlay(Upper::Directory(self.area())),
+            _ => System::ReadOnly,
         }
     }
 

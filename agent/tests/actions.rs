@@ -239,6 +239,13 @@ async fn packages_come_through_the_exit_and_nothing_else(launcher: Launcher) {
 }
 
 async fn what_root_installs_stays_for_the_job(launcher: Launcher) {
+    if launcher.mode() != caisson_sandbox::host::Mode::Root {
+        let _ = writeln!(
+            std::io::stdout(),
+            "  skipped: without root outside, the host's root is nobody inside and its directories take no file"
+        );
+        return;
+    }
     let floor = Floor::open(&launcher);
     let mut root = run(
         "id -u; printf '#!/bin/sh\\necho installed\\n' > /usr/local/bin/of-this-job; chmod 755 /usr/local/bin/of-this-job; stat -c %U /usr/bin/env",
@@ -246,7 +253,7 @@ async fn what_root_installs_stays_for_the_job(launcher: Launcher) {
     root.grant.identity = caisson_model::policy::Identity::Root;
     let (hold, completion) = floor.run(job(vec![root, run("of-this-job; id -u; touch /usr/local/bin/x || echo refused")])).await;
     let log = |step| floor.controller.log(hold, step);
-    assert_eq!(completion.outcome, Outcome::Success, "{}{}", log(0), log(1));
+    assert_eq!(completion.outcome, Outcome::Success, "{}{} {:?}", log(0), log(1), completion.cause);
     assert_eq!(log(0), "0\nroot\n");
     assert!(log(1).starts_with("installed\n1000\n") && log(1).ends_with("refused\n"), "{}", log(1));
     assert!(!std::path::Path::new("/usr/local/bin/of-this-job").exists());

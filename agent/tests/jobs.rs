@@ -27,6 +27,7 @@ cases![
     an_unreachable_controller_is_waited_for,
     files_are_hashed_inside,
     what_is_wrong_is_named,
+    a_lack_that_nobody_allowed_refuses,
 ];
 
 fn main() {
@@ -356,6 +357,23 @@ async fn what_is_wrong_is_named(launcher: Launcher) {
         assert!(cause.contains(expected), "step {step}: {cause}");
         assert_eq!(results[&step].outcome, Outcome::Failure);
         assert!(floor.controller.log(hold, step).contains(expected), "step {step}: {}", floor.controller.log(hold, step));
+    }
+    floor.close().await;
+}
+
+async fn a_lack_that_nobody_allowed_refuses(launcher: Launcher) {
+    // As root on a whole machine nothing is missing: then this is the control, and the same job runs.
+    let lacks: Vec<_> =
+        launcher.standing().missing.iter().map(|missing| missing.protection).filter(|one| caisson_agent::probe::is_needed(*one)).collect();
+    let floor = Floor::with(&launcher, |host| host.allow_missing.clear());
+    let (hold, completion) = floor.run(job(vec![run("echo ran")])).await;
+    if lacks.is_empty() {
+        assert_eq!(completion.outcome, Outcome::Success);
+    } else {
+        let cause = completion.cause.unwrap().to_string();
+        assert_eq!(completion.outcome, Outcome::Faulted);
+        assert!(lacks.iter().all(|lack| cause.contains(lack.name())) && cause.contains("--allow-missing "), "{cause}");
+        assert_eq!(floor.controller.log(hold, 0), "");
     }
     floor.close().await;
 }

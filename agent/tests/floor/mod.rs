@@ -272,6 +272,8 @@ impl Floor {
         let mut host = HostRules::of_this_host(&environment);
         host.id_claims = directory.path().join("ids");
         host.memory_bytes = host.memory_bytes.min(2 << 30);
+        // What this machine cannot enforce is not what is tested here; that it refuses is.
+        host.allow_missing = launcher.standing().missing.iter().map(|missing| missing.protection).collect();
         change(&mut host);
         let mut floor = Floor {
             controller: Controller::default(),
