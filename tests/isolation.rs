@@ -56,7 +56,7 @@ fn refused(flags: &[&str], script: &str) {
     assert!(outside.status.success(), "control: {script}: {}", text(&outside.stderr));
     let inside = place.inside(flags, script);
     let code = inside.status.code().unwrap();
-    assert!(code != 0 && !(2..=4).contains(&code) || text(&inside.stderr).contains("caisson:"), "{script} succeeded: {}", text(&inside.stdout));
+    assert!(code != 0, "{script} succeeded: {}", text(&inside.stdout));
     assert!(!text(&inside.stderr).starts_with("error:"), "it did not even start: {}", text(&inside.stderr));
 }
 
@@ -111,7 +111,13 @@ fn files_of_the_host_are_not_there() {
     assert!(place.outside(&script).status.success());
     assert!(!place.inside(&[], &script).status.success());
     assert!(place.inside(&["--ro", secret.to_str().unwrap()], &script).status.success(), "named, it is there");
-    for script in ["ls -d /root", "ls -d /home/*/ | grep -v /home/runner", "ls /var/lib", "test -e /run/systemd -o -e /run/lock", "test -r /proc/sys/kernel/random/boot_id && ls /sys/kernel"] {
+    for script in [
+        "ls -d /root",
+        "ls -d /home/*/ | grep -v /home/runner",
+        "ls /var/lib",
+        "test -e /run/systemd -o -e /run/lock",
+        "test -r /proc/sys/kernel/random/boot_id && ls /sys/kernel",
+    ] {
         let output = place.inside(&[], script);
         assert!(!output.status.success(), "{script}: {}", text(&output.stdout));
     }
@@ -134,7 +140,8 @@ fn system_directories_and_read_only_paths_cannot_be_written() {
 fn it_has_no_capability_no_new_privileges_and_a_filter() {
     let place = Place::new();
     let status = text(&place.inside(&[], "cat /proc/self/status").stdout);
-    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim_start_matches(':').trim().to_owned());
+    let line =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim_start_matches(':').trim().to_owned());
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(line(set).as_deref(), Some("0000000000000000"), "{set}");
     }
@@ -155,16 +162,27 @@ fn every_namespace_is_its_own() {
     for (out, own) in pairs {
         assert_ne!(out, own);
     }
-    assert_eq!(text(&place.inside(&[], "cat /proc/1/comm >/dev/null 2>&1; ls -d /proc/[0-9]* | wc -l").stdout).parse::<u32>().unwrap() < 8, true);
+    let seen = text(&place.inside(&[], "ls -d /proc/[0-9]* | wc -l").stdout);
+    assert!(seen.parse::<u32>().unwrap() < 8, "{seen}");
 }
 
 #[test]
 fn dangerous_calls_are_refused() {
     // Each of these works outside, as whoever runs this test.
     refused(&[], &python("import ctypes,sys; l=ctypes.CDLL(None); sys.exit(0 if l.unshare(0x10000000)==0 else 1)"));
-    refused(&[], &python("import ctypes,sys; l=ctypes.CDLL(None); sys.exit(0 if l.syscall(250,3,0)>=0 or l.syscall(248,b\"user\",b\"k\",b\"v\",1,-2)>=0 else 1)"));
+    refused(
+        &[],
+        &python(
+            "import ctypes,sys; l=ctypes.CDLL(None); sys.exit(0 if l.syscall(250,3,0)>=0 or l.syscall(248,b\"user\",b\"k\",b\"v\",1,-2)>=0 else 1)",
+        ),
+    );
     refused(&[], &python("import socket; socket.socket(16, 3, 9)"));
-    refused(&[], &python("import os,sys; r=os.open(\"/proc/self/exe\",os.O_RDONLY); import ctypes; l=ctypes.CDLL(None); m=l.syscall(319,b\"x\",0); sys.exit(0 if l.syscall(298,ctypes.create_string_buffer(128),0,-1,-1,0)>=0 or l.syscall(425,8,ctypes.create_string_buffer(256))>=0 or l.syscall(323,1)>=0 else 1)"));
+    refused(
+        &[],
+        &python(
+            "import os,sys; r=os.open(\"/proc/self/exe\",os.O_RDONLY); import ctypes; l=ctypes.CDLL(None); m=l.syscall(319,b\"x\",0); sys.exit(0 if l.syscall(298,ctypes.create_string_buffer(128),0,-1,-1,0)>=0 or l.syscall(425,8,ctypes.create_string_buffer(256))>=0 or l.syscall(323,1)>=0 else 1)",
+        ),
+    );
 }
 
 #[test]
@@ -213,7 +231,8 @@ fn limits_end_it_with_a_typed_cause() {
     } else {
         assert_eq!((hog.status.code(), cause()), (Some(137), "out-of-memory".into()), "{}", text(&hog.stderr));
     }
-    let bomb = place.inside(&["--pids", "32", "--timeout", "60s", "--report", path], "for i in $(seq 100); do sleep 100 & done; echo spawned");
+    let bomb =
+        place.inside(&["--pids", "32", "--timeout", "60s", "--report", path], "for i in $(seq 100); do sleep 100 & done; echo spawned");
     assert!(!text(&bomb.stdout).contains("spawned") || text(&bomb.stderr).to_lowercase().contains("fork"), "{}", text(&bomb.stderr));
 }
 
@@ -231,7 +250,10 @@ fn no_process_survives_it() {
 #[test]
 fn only_the_standard_descriptors_are_open() {
     let place = Place::new();
-    let output = place.outside(&format!("exec 7</etc/passwd; exec {} exec -- sh -c 'ls /proc/self/fd | tr \"\\n\" \" \"'", env!("CARGO_BIN_EXE_caisson")));
+    let output = place.outside(&format!(
+        "exec 7</etc/passwd; exec {} exec -- sh -c 'ls /proc/self/fd | tr \"\\n\" \" \"'",
+        env!("CARGO_BIN_EXE_caisson")
+    ));
     // 3 is the directory that ls itself reads.
     assert_eq!(text(&output.stdout), "0 1 2 3", "{}", text(&output.stderr));
 }
@@ -242,13 +264,26 @@ fn a_secret_is_a_variable_and_a_file_and_nowhere_else() {
     let output = place
         .command(env!("CARGO_BIN_EXE_caisson"))
         .env("TOKEN", "s3cr3t-value")
-        .args(["exec", "--secret", "TOKEN", "--", "sh", "-c", "printf '%s ' $TOKEN; cat /run/secrets/TOKEN; printf ' '; stat -c %a /run/secrets/TOKEN; tr '\\0' ' ' < /proc/self/cmdline"])
+        .args([
+            "exec",
+            "--secret",
+            "TOKEN",
+            "--",
+            "sh",
+            "-c",
+            "printf '%s ' $TOKEN; cat /run/secrets/TOKEN; printf ' '; stat -c %a /run/secrets/TOKEN; tr '\\0' ' ' < /proc/self/cmdline",
+        ])
         .output()
         .unwrap();
     let said = text(&output.stdout);
     assert!(said.starts_with("s3cr3t-value s3cr3t-value 400"), "{said} {}", text(&output.stderr));
     assert_eq!(said.matches("s3cr3t-value").count(), 2, "{said}");
-    let other = place.command(env!("CARGO_BIN_EXE_caisson")).env("TOKEN", "s3cr3t-value").args(["exec", "--", "sh", "-c", "env; ls /run/secrets"]).output().unwrap();
+    let other = place
+        .command(env!("CARGO_BIN_EXE_caisson"))
+        .env("TOKEN", "s3cr3t-value")
+        .args(["exec", "--", "sh", "-c", "env; ls /run/secrets"])
+        .output()
+        .unwrap();
     assert!(!text(&other.stdout).contains("s3cr3t-value") && !text(&other.stdout).contains("TOKEN"), "{}", text(&other.stdout));
 }
 
