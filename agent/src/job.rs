@@ -278,6 +278,8 @@ fn outputs<A>(attempt: &Attempt<A>, spec: &JobSpec, outcome: Outcome) -> IndexMa
     for (name, template) in &spec.outputs {
         let value = attempt.contexts.evaluate(&contexts, &Hashes::new(), |context| Template::parse(&template.0)?.render(context));
         match value {
+            // As on GitHub: an empty one does not exist, so that it cannot hide what another cell of the matrix gave.
+            Ok(value) if value.is_empty() => {}
             Ok(value) => {
                 outputs.insert(name.clone(), String::from_utf8_lossy(&masker.mask(value.as_bytes())).into_owned());
             }

@@ -57,11 +57,12 @@ async fn steps_pass_on_what_the_language_lets_them(launcher: Launcher) {
             ..run("")
         },
     ]);
-    spec.outputs = vec![("word".into(), Template("${{ steps.one.outputs.word }}".into()))];
+    spec.outputs = env(&[("word", "${{ steps.one.outputs.word }}"), ("none", "${{ steps.one.outputs.none }}")]);
     let (hold, completion) = floor.run(spec).await;
     let logs: Vec<String> = (0..5).map(|step| floor.controller.log(hold, step)).collect();
     assert_eq!(completion.outcome, Outcome::Success, "{logs:#?} {:#?}", floor.controller.results(hold));
     assert_eq!(completion.outputs.get("word").map(String::as_str), Some("hello"));
+    assert_eq!(completion.outputs.len(), 1);
     assert!(logs[1].contains("out=hello success 3.11\n"), "{}", logs[1]);
     assert!(logs[4].contains("py /home/runner/work/polls/polls\n"), "{}", logs[4]);
     let results = floor.controller.results(hold);
