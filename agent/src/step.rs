@@ -12,7 +12,8 @@ use caisson_proto::api::{AgentApi, ApiError};
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
-use crate::actions::{self, Inputs};
+use crate::actions;
+use crate::actions::bench::{Inputs, inside};
 use crate::attempt::Attempt;
 use crate::command_files;
 use crate::contexts::{self, Hashes, SecretNames, StepContexts, Unfinished};
@@ -185,7 +186,7 @@ async fn body<A: AgentApi>(
             let cwd = if directory.starts_with('/') {
                 directory.clone()
             } else {
-                actions::inside(&workspace, &directory).unwrap_or_else(|| format!("{workspace}/{directory}"))
+                inside(&workspace, &directory).unwrap_or_else(|| format!("{workspace}/{directory}"))
             };
             let offered =
                 Offered { bash: on_path("bash"), python: on_path("python") || course.attempt.inherited.env.contains_key("pythonLocation") };

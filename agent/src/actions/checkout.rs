@@ -1,7 +1,7 @@
 //! `actions/checkout`: the working tree as it stands, without anybody's credentials. The archive is unpacked by `tar` inside a
 //! sandbox, fed through a pipe: a hostile archive meets the sandbox.
 
-use crate::actions::{Bench, Inputs, inside};
+use crate::actions::bench::{Bench, Inputs, inside};
 use crate::program::{Halt, Input, Program};
 
 /// Unpacks the run's source tree.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::actions::bench::{Bench, Inputs, inside};
 use crate::actions::interpreters::{self, Interpreter};
 use crate::actions::python_version::{self, Fit, Request, Version};
-use crate::actions::{Bench, Inputs, inside};
 use crate::contexts::SCRIPTS;
 use crate::program::{Halt, Powers, Program, Sink};
 use crate::view;

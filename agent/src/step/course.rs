@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio_stream::StreamExt;
 
-use crate::actions::Bench;
+use crate::actions::bench::Bench;
 use crate::attempt::Attempt;
 use crate::contexts::{SCRIPTS, STEP_FILES};
 use crate::environment;
