@@ -99,7 +99,7 @@ impl Run {
         for job in self.cells(self.group(key)?) {
             let end = job.life.end()?;
             outcomes.push(if job.counts() || end.outcome.result() != "failure" { end.outcome } else { Outcome::Success });
-            outputs.extend(end.outputs.clone());
+            gather(&mut outputs, &end.outputs);
         }
         Some(Need { outcome: worst(outcomes, Outcome::Skipped), outputs })
     }
@@ -124,6 +124,12 @@ impl Run {
         let outcomes = self.groups.iter().map(|group| self.need(&group.planned.key).map(|need| need.outcome));
         Some(worst(outcomes.collect::<Option<Vec<_>>>()?, Outcome::Skipped))
     }
+}
+
+/// Adds a cell's outputs to its group's. An empty one counts as not set: where every cell of a matrix sets an output of its
+/// own, or only one cell sets any, the others' empty values must not take its place.
+fn gather(outputs: &mut IndexMap<String, String>, of: &IndexMap<String, String>) {
+    outputs.extend(of.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.clone(), value.clone())));
 }
 
 /// The outcome that stands for several.
@@ -298,5 +304,20 @@ impl State {
     fn held(&mut self, attempt: AttemptId) -> Result<&mut Lease, ApplyError> {
         let lease = self.job_mut(attempt.job).and_then(|job| job.life.lease_mut());
         lease.filter(|lease| lease.hold.attempt == attempt).ok_or_else(|| ApplyError::Unknown(format!("a lease of attempt {attempt}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_output_of_one_cell_does_not_hide_that_of_another() {
+        let cells = [[("a", "1"), ("b", "")], [("a", ""), ("b", "2")], [("a", ""), ("b", "")], [("a", "3"), ("b", "")]];
+        let mut outputs = IndexMap::new();
+        for cell in cells {
+            gather(&mut outputs, &cell.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect());
+        }
+        assert_eq!(outputs, IndexMap::from([("a".to_owned(), "3".to_owned()), ("b".to_owned(), "2".to_owned())]));
     }
 }
