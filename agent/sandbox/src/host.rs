@@ -5,9 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::StartError;
 use crate::protection::{Missing, Protection};
-use crate::spec::IdRange;
 
 /// With which ids the launcher works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,18 +68,6 @@ pub struct Host {
     pub cgroup: CgroupLayout,
     /// One per [`Subject`], in its order.
     pub facts: Vec<Fact>,
-}
-
-impl Host {
-    /// Finds out, by trying in short-lived processes; nothing of it lasts. Blocks for some milliseconds. Like starting a
-    /// launcher it must happen while this process has one thread. `ids` are those of [`crate::launcher::Options::ids`].
-    ///
-    /// # Errors
-    /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] when no process could be made to try with.
-    pub fn probe(ids: IdRange) -> Result<Self, StartError> {
-        crate::launcher::single_threaded()?;
-        Ok(crate::trial::host(ids)?)
-    }
 }
 
 /// One thing that was found out.

@@ -19,8 +19,10 @@ use crate::handshake::{self, Order, ReceiveError, Report};
 use crate::outcome::Status;
 use crate::plan::{Instruction, Plan};
 use crate::protection::{Missing, Protection};
+use crate::root;
+use crate::seccomp;
+use crate::step;
 use crate::sys::{self, Forked, Inherit};
-use crate::{root, seccomp, step};
 
 /// Where init keeps its socket.
 const SOCKET: i32 = 3;

@@ -14,24 +14,8 @@ use crate::handshake::{self, Answer, Control, ReceiveError, Request};
 use crate::host::{Mode, Standing};
 use crate::outcome::Outcome;
 use crate::spec::{AreaDirectory, IdRange, Spec};
-
-/// How to start a launcher.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Name of the group made for this launcher below the caller's own cgroup; one path component. The process id and
-    /// start time are added, so that what a crash left can be told from what is alive.
-    pub cgroup: String,
-    /// The host ids that [`crate::spec::Ids::Default`] stands for as root.
-    pub ids: IdRange,
-    /// How many sandboxes to keep built up to the spec, ready for the next launch. One-shot: none is used twice.
-    pub warm: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { cgroup: "caisson".to_owned(), ids: IdRange { base: 0x7000_0000, count: 65536 }, warm: 2 }
-    }
-}
+pub use crate::start::Options;
+use crate::start::single_threaded;
 
 /// The step's standard streams, handed over.
 #[derive(Debug)]
@@ -48,12 +32,6 @@ pub struct Stdio {
 /// code to leave with; otherwise returns `None` at once.
 pub fn entry() -> Option<i32> {
     crate::serve::entry()
-}
-
-/// Whether forking is sound: no lock can be held by a thread that the child would lack.
-pub(crate) fn single_threaded() -> Result<(), StartError> {
-    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?.count();
-    if threads == 1 { Ok(()) } else { Err(StartError::Threads { threads }) }
 }
 
 /// A handle on the launcher process; cheap to clone, usable from many threads. When the last handle and the last

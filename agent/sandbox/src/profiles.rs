@@ -2,38 +2,13 @@
 
 mod dangerous;
 mod default;
+mod entry;
 mod numbers;
 
 pub(crate) use dangerous::DANGEROUS;
 pub(crate) use default::DEFAULT;
+pub(crate) use entry::Rule;
 pub(crate) use numbers::number;
-
-/// One allowed call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    pub name: &'static str,
-    pub rule: Rule,
-    /// Why it is allowed.
-    #[allow(dead_code, reason = "read by people, and by the test that demands one")]
-    pub reason: &'static str,
-}
-
-/// With which arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Rule {
-    /// Any.
-    Always,
-    /// `clone` without namespace flags.
-    NoNamespaces,
-    /// `socket` of local, internet and route families.
-    Sockets,
-    /// `socket` and `socketpair` of the local family.
-    LocalSockets,
-    /// `ioctl` but not TIOCSTI and TIOCLINUX.
-    NoTerminalInjection,
-    /// `personality` to ask, or for what changes nothing that protects.
-    Personalities,
-}
 
 /// All bits of clone(2) that make a namespace, time included (which clone takes as part of the exit signal).
 pub(crate) const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use crate::area;
 use crate::assess::assess;
 use crate::cgroup::{Cgroups, Controller, Group};
 use crate::error::{Failure, LaunchError, Stage};
@@ -19,13 +20,14 @@ use crate::outcome::Cause;
 use crate::plan::{Instruction, Plan, Rlimit};
 use crate::protection::{Missing, Protection};
 use crate::running::{Next, Phase, Sandbox};
+use crate::seccomp;
 use crate::slot::{Slot, Time};
 use crate::sources::{self, Context, Owners};
 use crate::spec::{Filter, Limits, Network, Spec};
 use crate::start::{NAME, SOCKET, Setup};
 use crate::sys::{self, Forked};
 use crate::userns::IdMap;
-use crate::{area, seccomp, warden};
+use crate::warden;
 
 /// Bytes of /dev/shm where the spec says nothing.
 const SHM_SIZE: u64 = 256 << 20;

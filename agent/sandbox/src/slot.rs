@@ -8,9 +8,10 @@ use nix::unistd::Pid;
 use crate::cgroup::{Cgroups, Group};
 use crate::error::{Failure, Stage};
 use crate::ground::Ground;
+use crate::handshake;
+use crate::init;
 use crate::plan::Instruction;
 use crate::sys::{self, Cloned};
-use crate::{handshake, init};
 
 /// Every namespace but time, which older kernels lack.
 const NAMESPACES: u64 =

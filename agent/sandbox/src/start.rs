@@ -23,9 +23,33 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Failure, Stage, StartError};
 use crate::handshake::{self, Greeting, ReceiveError};
 use crate::host::{Mode, Standing};
-use crate::launcher::Options;
+use crate::spec::IdRange;
 use crate::sys::{self, Forked, MountChange};
 use crate::userns;
+
+/// How to start a launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Name of the group made for this launcher below the caller's own cgroup; one path component. The process id and
+    /// start time are added, so that what a crash left can be told from what is alive.
+    pub cgroup: String,
+    /// The host ids that [`crate::spec::Ids::Default`] stands for as root.
+    pub ids: IdRange,
+    /// How many sandboxes to keep built up to the spec, ready for the next launch. One-shot: none is used twice.
+    pub warm: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cgroup: "caisson".to_owned(), ids: IdRange { base: 0x7000_0000, count: 65536 }, warm: 2 }
+    }
+}
+
+/// Whether forking is sound: no lock can be held by a thread that the child would lack.
+pub(crate) fn single_threaded() -> Result<(), StartError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| Failure::io(Stage::Start, "/proc/self/task", &error))?.count();
+    if threads == 1 { Ok(()) } else { Err(StartError::Threads { threads }) }
+}
 
 /// The launcher's name as its process shows it, and how `entry` knows it.
 pub(crate) const NAME: &str = "caisson-launcher";
@@ -37,7 +61,7 @@ pub(crate) const SOCKET: i32 = 3;
 pub(crate) struct Setup {
     pub mode: Mode,
     pub cgroup: String,
-    pub ids: crate::spec::IdRange,
+    pub ids: IdRange,
     pub warm: usize,
 }
 

@@ -15,8 +15,9 @@ use nix::unistd::{Gid, Uid};
 
 use crate::error::{Failure, Stage};
 use crate::plan::{Plan, Rlimit};
+use crate::seccomp;
 use crate::spec::Identity;
-use crate::{seccomp, sys};
+use crate::sys;
 
 /// Landlock scopes (landlock(7), ABI 6): abstract sockets and signals stay within.
 const SCOPES: u64 = 0b11;

@@ -11,13 +11,28 @@ use nix::sys::stat::{Mode as FileMode, mkdirat};
 use nix::unistd::{Gid, Uid};
 
 use crate::cgroup::{self, Controller};
-use crate::error::{Failure, Stage};
+use crate::error::{Failure, Stage, StartError};
 use crate::ground;
 use crate::handshake::{self, ReceiveError};
 use crate::host::{Fact, Finding, Host, Mode, Subject};
+use crate::seccomp;
+use crate::sources;
 use crate::spec::{HostOwner, IdRange, SeenAs};
+use crate::start::single_threaded;
 use crate::sys::{self, Forked, MountChange};
-use crate::{seccomp, sources, userns};
+use crate::userns;
+
+impl Host {
+    /// Finds out, by trying in short-lived processes; nothing of it lasts. Blocks for some milliseconds. Like starting a
+    /// launcher it must happen while this process has one thread. `ids` are those of [`crate::start::Options::ids`].
+    ///
+    /// # Errors
+    /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] when no process could be made to try with.
+    pub fn probe(ids: IdRange) -> Result<Self, StartError> {
+        single_threaded()?;
+        Ok(host(ids)?)
+    }
+}
 
 /// A namespace, and the kernel that brought it.
 const NAMESPACES: [(Subject, CloneFlags, &str); 6] = [

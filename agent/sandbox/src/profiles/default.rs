@@ -1,7 +1,7 @@
 //! What steps may call: the list of builds and tests, a reason per group of entries. It was drawn up from what Django
 //! projects, databases, compilers and node were seen to call, and from the man pages; not from another tool's list.
 
-use super::{Entry, Rule};
+use crate::profiles::entry::{Entry, Rule};
 
 const fn allow(name: &'static str, reason: &'static str) -> Entry {
     Entry { name, rule: Rule::Always, reason }
