@@ -18,7 +18,8 @@ use tokio::time::MissedTickBehavior;
 
 use crate::report::{Exit, Explained, Failure};
 use crate::view::board::Board;
-use crate::view::{News, View};
+use crate::view::news::News;
+use crate::view::screen::View;
 
 /// News on the way from the controller to the view.
 const BACKLOG: usize = 256;

@@ -9,7 +9,7 @@ use caisson_model::run::{JobView, RunEvent, RunState, RunView, StepView};
 use caisson_model::time::Timestamp;
 
 use crate::report::Exit;
-use crate::view::News;
+use crate::view::news::News;
 
 /// Everything.
 #[derive(Clone, Debug, Default)]

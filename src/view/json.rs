@@ -11,8 +11,9 @@ use caisson_model::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::view::board::Board;
+use crate::view::news::News;
+use crate::view::screen::View;
 use crate::view::text::Splitter;
-use crate::view::{News, View};
 
 /// The view.
 pub(crate) struct Json<W> {

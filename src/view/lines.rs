@@ -11,9 +11,10 @@ use console::{Color, Style};
 
 use crate::quantity;
 use crate::view::board::{Board, JobEntry};
+use crate::view::news::News;
+use crate::view::screen::View;
 use crate::view::summary;
 use crate::view::text::{self, Line, Splitter};
-use crate::view::{News, View};
 
 /// How much of a step's output is remembered until it is known whether the step fails.
 const REMEMBERED: usize = 1 << 20;

@@ -12,7 +12,9 @@ use crate::clock;
 use crate::quantity;
 use crate::view::board::{Board, JobEntry};
 use crate::view::lines::{Lines, Logs};
-use crate::view::{News, View, text};
+use crate::view::news::News;
+use crate::view::screen::View;
+use crate::view::text;
 
 /// How often the screen is drawn at most.
 const FRAME: Duration = Duration::from_millis(80);

@@ -10,8 +10,9 @@ use caisson_model::outcome::{
 use caisson_model::run::{JobState, JobView, NumberedEvent, RunEvent, RunState, RunView, StepState, StepView};
 use caisson_model::time::Timestamp;
 
-use crate::view::News;
 use crate::view::board::Board;
+use crate::view::news::News;
+use crate::view::screen::View;
 
 const RUN: RunId = RunId(1);
 
@@ -172,7 +173,7 @@ pub(crate) fn board(news: &[News]) -> Board {
 }
 
 /// What a view shows of these news, each taken in before it is shown.
-pub(crate) fn shown(view: &mut dyn crate::view::View, news: &[News]) -> std::io::Result<()> {
+pub(crate) fn shown(view: &mut dyn View, news: &[News]) -> std::io::Result<()> {
     let mut board = Board::default();
     for news in news {
         board.take(news);
