@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use caisson_model::outcome::Fault;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use crate::report::Explained;
@@ -163,40 +166,50 @@ fn ask(directory: &Path, question: &[&str]) -> Result<Answer, GitError> {
     command.envs([("LC_ALL", "C"), ("GIT_TERMINAL_PROMPT", "0"), ("GIT_OPTIONAL_LOCKS", "0"), ("GIT_NO_LAZY_FETCH", "1")]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| GitError::Absent(directory.to_owned(), error))?;
-    let (done, finished) = mpsc::channel();
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        let read = |stream: Option<Box<dyn Read + Send>>| {
-            let done = done.clone();
-            scope.spawn(move || {
-                let mut bytes = Vec::new();
-                let result = stream.map_or(Ok(0), |mut stream| stream.read_to_end(&mut bytes));
-                // The receiver outlives this thread.
-                let _ = done.send(());
-                result.map(|_| bytes)
-            })
-        };
-        let out = read(out.map(|stream| Box::new(stream) as Box<dyn Read + Send>));
-        let err = read(err.map(|stream| Box::new(stream) as Box<dyn Read + Send>));
-        let deadline = std::time::Instant::now() + PATIENCE;
-        let both = (0..2).all(|_| finished.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())).is_ok());
-        if !both {
-            // It may have ended just now; then there is nothing to kill.
-            let _ = child.kill();
+    let broken = |error: std::io::Error| failed(directory, question, error.to_string());
+    let read = gather(&mut child);
+    if !matches!(read, Ok(Some(_))) {
+        // An error means that it has ended just now.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(broken)?;
+    match read.map_err(broken)? {
+        None => Err(GitError::Slow { question: question.join(" "), directory: directory.to_owned() }),
+        Some([out, _]) if status.success() => Ok(Answer::Yes(out)),
+        Some([_, err]) => Ok(Answer::No(String::from_utf8_lossy(&err).trim().to_owned())),
+    }
+}
+
+/// Both outputs of a child until it closes them; `None` when that takes too long. Without threads: the caller may still have
+/// to do what only a process with one thread can.
+fn gather(child: &mut Child) -> std::io::Result<Option<[Vec<u8>; 2]>> {
+    let mut streams: [Option<File>; 2] =
+        [child.stdout.take().map(|out| File::from(OwnedFd::from(out))), child.stderr.take().map(|err| File::from(OwnedFd::from(err)))];
+    let mut gathered = [Vec::new(), Vec::new()];
+    let deadline = Instant::now() + PATIENCE;
+    let mut buffer = vec![0; 64 * 1024];
+    while streams.iter().any(Option::is_some) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
         }
-        let status = child.wait();
-        let broken = |what: &str| failed(directory, question, what.to_owned());
-        let out = out.join().map_err(|_| broken("its output could not be read"))?.map_err(|error| broken(&error.to_string()))?;
-        let err = err.join().map_err(|_| broken("its output could not be read"))?.map_err(|error| broken(&error.to_string()))?;
-        if !both {
-            return Err(GitError::Slow { question: question.join(" "), directory: directory.to_owned() });
+        let mut polled: Vec<PollFd<'_>> = streams.iter().flatten().map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut polled, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
-        match status {
-            Ok(status) if status.success() => Ok(Answer::Yes(out)),
-            Ok(_) => Ok(Answer::No(String::from_utf8_lossy(&err).trim().to_owned())),
-            Err(error) => Err(broken(&error.to_string())),
+        let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
+        for (stream, bytes) in streams.iter_mut().zip(&mut gathered) {
+            let Some(file) = stream else { continue };
+            if ready.next() == Some(true) {
+                match file.read(&mut buffer)? {
+                    0 => *stream = None,
+                    count => bytes.extend_from_slice(&buffer[..count]),
+                }
+            }
         }
-    })
+    }
+    Ok(Some(gathered))
 }
 
 /// What the `github` context says of a checkout.

@@ -34,3 +34,20 @@ pub(crate) fn fault(fault: caisson_sandbox::error::Fault) -> Fault {
 pub(crate) fn launcher(warm: usize) -> Result<Launcher, NoLauncher> {
     Launcher::start(&Options { warm, ..Options::default() }).map_err(NoLauncher)
 }
+
+/// Privileges cannot be given up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot give up privileges")]
+pub(crate) struct StillPrivileged(#[source] StartError);
+
+impl Explained for StillPrivileged {
+    fn fault(&self) -> Fault {
+        fault(self.0.fault())
+    }
+}
+
+/// Gives up every privilege of this process: from here on it talks to the network, and the launcher has what sandboxes need.
+/// Only while this process has one thread.
+pub(crate) fn give_up_privileges() -> Result<(), StillPrivileged> {
+    caisson_sandbox::privileges::give_up().map_err(StillPrivileged)
+}

@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: cli::Agent) -> Result<Exit, Failure> {
         labels: arguments.labels.clone(),
         host: machine::rules(&config, &environment),
     };
+    sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
     let result = runtime.block_on(serve(&arguments.controller, launcher, setup));
     runtime.shutdown_background();

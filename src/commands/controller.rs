@@ -15,6 +15,7 @@ use crate::follow::Interrupts;
 use crate::given::{self, Case};
 use crate::policy_file;
 use crate::report::{self, Exit, Explained, Failure};
+use crate::sandboxing;
 use crate::state::State;
 
 /// It cannot be reached by anyone.
@@ -39,7 +40,8 @@ pub(crate) fn run(arguments: cli::Controller) -> Result<Exit, Failure> {
     let config = Config::settle(&environment, root, flags)?;
     let policy = policy_file::choose(arguments.policy.as_deref(), None, &config.places)?;
     let secrets = given::take(&arguments.given.secrets, &environment, Case::Folded)?;
-    let state = State::of_directory(&config.state_dir.value.join("controller"))?;
+    let state = State::of_directory(&config.state_dir.value)?;
+    sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
     runtime.block_on(serve(arguments, &state, policy.rules, secrets))
 }

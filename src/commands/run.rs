@@ -45,6 +45,7 @@ pub(crate) fn run(arguments: cli::Run) -> Result<Exit, Failure> {
     // The launcher first: it can only be started while this process has one thread, and asking git takes some.
     let launcher = sandboxing::launcher(WARM)?;
     let prepared = prepare(arguments, &config, &environment, launcher)?;
+    sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
     let result = runtime.block_on(carry_out(prepared));
     // What still runs has been ended or given up by now; nothing waits for it.

@@ -15,6 +15,9 @@ use crate::view::text;
 /// How many lines of one kind are shown before the rest is counted.
 const MOST: usize = 40;
 
+/// A longer cause is cut in the table; it stands whole above, where the job ended.
+const WIDEST: usize = 72;
+
 /// The colour of an outcome.
 pub(crate) fn outcome_style(outcome: Outcome) -> Style {
     match outcome {
@@ -78,7 +81,7 @@ impl Painter<'_> {
                 outcome,
                 job.time(clock::now()).map(quantity::elapsed).unwrap_or_default(),
                 job.peak().map(|peak| Bytes(peak).to_string()).unwrap_or_default(),
-                text::clean(&job.cause(), false),
+                console::truncate_str(&text::clean(&job.cause(), false), WIDEST, "…").into_owned(),
             ]);
         }
         let widths: [usize; 6] =

@@ -19,6 +19,7 @@ pub mod error;
 pub mod host;
 pub mod launcher;
 pub mod outcome;
+pub mod privileges;
 pub mod protection;
 pub mod spec;
 
