@@ -114,7 +114,7 @@ for name in "${names[@]}"; do
     source=$(ls -d "$work/$name-source"/*/)
     [ -n "${KEEP:-}" ] && [ -s "$work/$name.outside.log" ] || outside "$name" "$source" "$work/$name.outside.log"
     if [ "$only" = outside ]; then
-        "$python" "$here/count.py" compare "$name" "$work/$name.outside.log" "$work/$name.outside.log" | head -1
+        "$python" "$here/count.py" compare "$name" "$work/$name.outside.log" "$work/$name.outside.log" | sed -n 1p
         continue
     fi
     inside "$name" "$source" "$work/$name.inside.log"
