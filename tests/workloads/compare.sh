@@ -12,7 +12,7 @@
 # Prints a table, and below each project every test whose outcome differs. Exits 1 if anything differs, 3 if it could not be compared.
 #
 #   CAISSON=PATH         the binary (default: target/release/caisson, built if missing)
-#   CAISSON_ARGS="..."   more arguments for `caisson run`, such as "--allow-missing memory-limit"
+#   RUN_ARGS="..."       more arguments for `caisson run`, such as "--allow-missing memory-limit"
 #   PYTHON=PATH          the interpreter, one that every user may execute (default: /usr/bin/python3)
 #   KEEP=DIR             keep sources and logs in DIR, and take a log of an outside run that is there as it is
 #   ONLY=outside         do the outside run alone
@@ -91,7 +91,7 @@ inside() {
     mkdir -p "$place/$name/.github/workflows"
     cp "$here/$name.yml" "$place/$name/.github/workflows/"
     # shellcheck disable=SC2086 # several arguments are meant
-    "$caisson" run "$place/$name" -W "$name.yml" -e workflow_dispatch --input "python-version=$version" --json ${CAISSON_ARGS:-} \
+    "$caisson" run "$place/$name" -W "$name.yml" -e workflow_dispatch --input "python-version=$version" --json ${RUN_ARGS:-} \
         >"$work/$name.json" 2>"$work/$name.stderr" || code=$?
     rm -rf "$place"
     # 1 is a job that failed, for the comparison to explain.
