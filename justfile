@@ -22,6 +22,6 @@ deny:
 advisories:
     cargo deny check advisories
 
-# Start to exit of /bin/true: plain spawn, through the launcher, bubblewrap, in one interleaved run.
+# Start to exit of /bin/true: plain spawn, a step, `caisson exec`, bubblewrap, in one interleaved run.
 bench:
-    cargo bench -p caisson-sandbox --bench launch
+    cargo bench --bench start
