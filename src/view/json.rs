@@ -42,8 +42,10 @@ impl<W: Write> Json<W> {
             LogRead::Seal(_) => self.begun.remove(&key).unwrap_or_default(),
         };
         let lines = self.splitter.take(key, read);
-        if let (LogRead::Chunk(chunk), false) = (read, lines.is_empty()) {
-            self.begun.insert(key, chunk.at);
+        match read {
+            LogRead::Chunk(chunk) if !lines.is_empty() && self.splitter.has_begun(key) => drop(self.begun.insert(key, chunk.at)),
+            LogRead::Chunk(_) if lines.is_empty() => {}
+            _ => drop(self.begun.remove(&key)),
         }
         for text in lines {
             let mut value = place(board, "log", key.attempt, key.step);

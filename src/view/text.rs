@@ -50,6 +50,11 @@ impl Splitter {
         }
         lines
     }
+
+    /// Whether a line of this log has begun that is not whole yet.
+    pub(crate) fn has_begun(&self, key: LogKey) -> bool {
+        self.open.get(&key).is_some_and(|open| !open.is_empty())
+    }
 }
 
 /// The lines that a sealed log lacks, said aloud.

@@ -1,0 +1,98 @@
+//! How a run ends before its time: cleanly at the first interrupt, at once at the second.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod place;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use place::{PATIENCE, Place, processes_with, signal_group, until};
+
+/// Starts a run and waits until a step says `sign`.
+fn started(place: &Place, sign: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut child = place.caisson(&["run", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before it said {sign}");
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if object["text"].as_str().is_some_and(|text| text.starts_with(sign)) {
+            break;
+        }
+    }
+    (child, lines)
+}
+
+fn rest(lines: BufReader<ChildStdout>) -> String {
+    lines.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn one_interrupt_cancels_cleanly() {
+    let place = Place::with(
+        "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - name: Wait\n        run: |\n          trap 'echo was asked; exit 1' INT\n          \
+         echo begun; sleep 71234 & wait\n      - name: Clean up\n        if: always()\n        run: echo cleaned\n  b:\n    needs: a\n    runs-on: ubuntu-latest\n    \
+         steps: [{ run: echo never }]\n",
+    );
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (mut child, lines) = started(&place, "begun");
+        // To the whole group, as a terminal does: the launcher must outlive it.
+        signal_group(&child, signal);
+        let text = rest(lines);
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
+        for part in ["was asked", "cleaned", "\"outcome\":\"cancelled\""] {
+            assert!(text.contains(part), "{signal}: {part} is not in {text}");
+        }
+        assert!(!text.contains("never"));
+        assert_eq!(processes_with("71234"), 0);
+    }
+}
+
+#[test]
+fn a_second_interrupt_kills_at_once() {
+    let place = Place::with(
+        "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: |\n          trap '' INT TERM\n          echo begun\n          \
+         while :; do sleep 71235 & wait; done\n",
+    );
+    let (mut child, lines) = started(&place, "begun");
+    let began = Instant::now();
+    signal_group(&child, Signal::SIGINT);
+    // The first is answered with a note; the step itself ignores it.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    signal_group(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "it waited for the step: {:?}", began.elapsed());
+    drop(lines);
+    until("every process of the step is dead", || processes_with("71235") == 0);
+    // What it left is cleared up by the next run, whose jobs are its own.
+    place.write(".github/workflows/t.yml", "on: push\njobs:\n  b:\n    runs-on: ubuntu-latest\n    steps: [{ run: echo fresh }]\n");
+    let run = place.run(&[]);
+    run.expect(0);
+    assert!(run.log("b").contains("fresh") && run.log("a").is_empty(), "{}", run.told());
+}
+
+#[test]
+fn a_killed_command_takes_its_steps_with_it() {
+    let place = Place::with("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo begun; sleep 71236\n");
+    let (mut child, lines) = started(&place, "begun");
+    assert!(processes_with("71236") > 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(lines);
+    until("every process of the step is dead", || processes_with("71236") == 0);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run() {
+    let place = Place::with(
+        "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: for i in $(seq 100000); do echo begun $i; sleep 0.01; done\n",
+    );
+    let (mut child, lines) = started(&place, "begun");
+    drop(lines);
+    let deadline = Instant::now() + PATIENCE;
+    until("the command has ended", || child.try_wait().unwrap().is_some() || Instant::now() > deadline);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
