@@ -11,10 +11,21 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use place::{PATIENCE, Place, processes_with, signal_group, until};
 
+/// A command that a failed test does not leave behind.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Mostly it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts a run and waits until a step says `sign`.
-fn started(place: &Place, sign: &str) -> (Child, BufReader<ChildStdout>) {
-    let mut child = place.caisson(&["run", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap());
+fn started(place: &Place, sign: &str) -> (Started, BufReader<ChildStdout>) {
+    let mut child = Started(place.caisson(&["run", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap());
     loop {
         let mut line = String::new();
         assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before it said {sign}");
@@ -40,9 +51,9 @@ fn one_interrupt_cancels_cleanly() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let (mut child, lines) = started(&place, "begun");
         // To the whole group, as a terminal does: the launcher must outlive it.
-        signal_group(&child, signal);
+        signal_group(&child.0, signal);
         let text = rest(lines);
-        assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
+        assert_eq!(child.0.wait().unwrap().code(), Some(130), "{text}");
         for part in ["was asked", "cleaned", "\"outcome\":\"cancelled\""] {
             assert!(text.contains(part), "{signal}: {part} is not in {text}");
         }
@@ -59,11 +70,12 @@ fn a_second_interrupt_kills_at_once() {
     );
     let (mut child, lines) = started(&place, "begun");
     let began = Instant::now();
-    signal_group(&child, Signal::SIGINT);
+    signal_group(&child.0, Signal::SIGINT);
     // The first is answered with a note; the step itself ignores it.
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    signal_group(&child, Signal::SIGINT);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut notes = BufReader::new(child.0.stderr.take().unwrap()).lines();
+    assert!(notes.any(|note| note.unwrap().contains("cancelling")));
+    signal_group(&child.0, Signal::SIGINT);
+    assert_eq!(child.0.wait().unwrap().code(), Some(130));
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "it waited for the step: {:?}", began.elapsed());
     drop(lines);
     until("every process of the step is dead", || processes_with("71235") == 0);
@@ -78,9 +90,10 @@ fn a_second_interrupt_kills_at_once() {
 fn a_killed_command_takes_its_steps_with_it() {
     let place = Place::with("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo begun; sleep 71236\n");
     let (mut child, lines) = started(&place, "begun");
-    assert!(processes_with("71236") > 0);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // The control: they are there.
+    until("the step sleeps", || processes_with("71236") > 0);
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
     drop(lines);
     until("every process of the step is dead", || processes_with("71236") == 0);
 }
@@ -93,6 +106,6 @@ fn a_reader_that_goes_away_ends_the_run() {
     let (mut child, lines) = started(&place, "begun");
     drop(lines);
     let deadline = Instant::now() + PATIENCE;
-    until("the command has ended", || child.try_wait().unwrap().is_some() || Instant::now() > deadline);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    until("the command has ended", || child.0.try_wait().unwrap().is_some() || Instant::now() > deadline);
+    assert_eq!(child.0.wait().unwrap().code(), Some(130));
 }
