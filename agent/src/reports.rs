@@ -7,15 +7,23 @@ use caisson_model::id::Hold;
 use caisson_model::lease::{StepChange, StepReport};
 use caisson_model::time::Timestamp;
 use caisson_proto::api::{AgentApi, ApiError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::retry;
 use crate::stop::{Stop, order};
 
-/// A report and when it happened; `None` after the last.
-type Item = Option<(Timestamp, StepChange)>;
+/// What is handed in.
+#[derive(Debug)]
+enum Item {
+    /// A report and when it happened.
+    Report(Timestamp, Box<StepChange>),
+    /// Somebody waits until everything before is answered.
+    Mark(oneshot::Sender<()>),
+    /// Nothing follows.
+    End,
+}
 
 /// Where reports go in. Ends when [`Reports::close`] is called.
 #[derive(Debug)]
@@ -34,7 +42,7 @@ impl Remarks {
     /// Tells it now, or not at all.
     pub fn tell(&self, change: StepChange) {
         // A full queue means that nobody listens at the moment; the result will say it.
-        let _ = self.sender.try_send(Some((clock::now(), change)));
+        let _ = self.sender.try_send(Item::Report(clock::now(), Box::new(change)));
     }
 }
 
@@ -45,7 +53,16 @@ impl Reports {
         let task = tokio::spawn(async move {
             let orders = stop.subscribe();
             let mut sequence = 0;
-            while let Some(Some((at, change))) = receiver.recv().await {
+            while let Some(item) = receiver.recv().await {
+                let (at, change) = match item {
+                    Item::Report(at, change) => (at, *change),
+                    Item::Mark(waiting) => {
+                        // Whoever waited may have been cancelled meanwhile.
+                        let _ = waiting.send(());
+                        continue;
+                    }
+                    Item::End => break,
+                };
                 sequence += 1;
                 let report = StepReport { hold, sequence, at, change };
                 match retry::until_answered(&orders, || api.report_step(report.clone())).await {
@@ -61,7 +78,16 @@ impl Reports {
     /// Hands in a report that must arrive; waits while the queue is full.
     pub async fn send(&self, change: StepChange) {
         // The task ends only with this value.
-        let _ = self.sender.send(Some((clock::now(), change))).await;
+        let _ = self.sender.send(Item::Report(clock::now(), Box::new(change))).await;
+    }
+
+    /// Waits until everything handed in so far is answered: secrets are opened only for a step that the controller knows to have started.
+    pub async fn settled(&self) {
+        let (waiting, answered) = oneshot::channel();
+        if self.sender.send(Item::Mark(waiting)).await.is_ok() {
+            // The task answers every mark before it ends.
+            let _ = answered.await;
+        }
     }
 
     /// A handle for remarks.
@@ -72,7 +98,7 @@ impl Reports {
     /// Waits until everything before is answered. Remarks that come later are not told.
     pub async fn close(self) {
         // The task ends only with this value.
-        let _ = self.sender.send(None).await;
+        let _ = self.sender.send(Item::End).await;
         if let Err(error) = self.task.await {
             tracing::error!(%error, "reporting ended early");
         }

@@ -106,6 +106,7 @@ async fn begin<'a, A: AgentApi>(attempt: &'a mut Attempt<A>, step: &'a StepSpec,
     let secrets = if step.grant.secrets.is_empty() {
         StepSecrets::default()
     } else {
+        attempt.reports.settled().await;
         let opened = retry::until_answered(&attempt.orders, || attempt.api.open_secrets(attempt.hold, step.index)).await;
         let opened: Result<OpenedSecrets, Halt> = opened.map_err(|error| match error {
             ApiError::Fenced => Halt { outcome: Outcome::Cancelled, cause: Cause::Cancelled },

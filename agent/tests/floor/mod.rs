@@ -194,6 +194,11 @@ impl AgentApi for Controller {
 
     async fn open_secrets(&self, _hold: Hold, step: StepIndex) -> Result<OpenedSecrets, ApiError> {
         let mut record = self.admit()?;
+        // The real one refuses likewise.
+        let started = |report: &StepReport| matches!(&report.change, StepChange::Started { step: reported, .. } if *reported == step);
+        if !record.reports.iter().any(started) {
+            return Err(ApiError::Invalid(format!("step: {} was not reported as started", step.0)));
+        }
         if record.opened.contains(&step) {
             return Err(ApiError::Spent("secrets".into()));
         }
@@ -232,6 +237,10 @@ impl AgentApi for Controller {
     }
 
     async fn report_step(&self, report: StepReport) -> Result<(), ApiError> {
+        // A controller that is slower than the agent: whoever does not wait for its answer is ahead of it.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
         self.admit()?.reports.push(report);
         self.changed.notify_waiters();
         Ok(())
