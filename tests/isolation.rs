@@ -297,4 +297,9 @@ fn usage_errors_say_what_to_do() {
     let gone = place.inside(&["--ro", "no-such-path"], "true");
     assert_eq!(gone.status.code(), Some(2), "{}", text(&gone.stderr));
     assert!(text(&gone.stderr).contains("no-such-path"));
+    let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().dir;
+    let mut there = place.command(env!("CARGO_BIN_EXE_caisson"));
+    let refused = there.current_dir(&home).args(["exec", "--", "true"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("--ro ."), "{}", text(&refused.stderr));
 }

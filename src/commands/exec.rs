@@ -53,6 +53,9 @@ enum ExecError {
     /// The whole host would be shown.
     #[error("the current directory is /, and the whole host would be visible")]
     WholeHost,
+    /// Everything that the user keeps would be shown.
+    #[error("the current directory is the home directory {}, or holds it, and keys and settings in it would be visible", .0.display())]
+    Home(PathBuf),
     /// An act on this process failed.
     #[error("cannot {act}")]
     Host {
@@ -76,7 +79,7 @@ enum ExecError {
 impl Explained for ExecError {
     fn fault(&self) -> Fault {
         match self {
-            ExecError::Path { .. } | ExecError::WholeHost => Fault::User,
+            ExecError::Path { .. } | ExecError::WholeHost | ExecError::Home(_) => Fault::User,
             ExecError::Host { .. } => Fault::Environment,
             ExecError::Start(_) => Fault::Environment,
             ExecError::Launch(error) => fault(error.fault()),
@@ -86,6 +89,7 @@ impl Explained for ExecError {
 
     fn help(&self) -> Option<String> {
         match self {
+            ExecError::Home(_) => Some("go to the project's directory, or say that you mean it with `--ro .` or `--rw .`".to_owned()),
             ExecError::WholeHost => Some("go to the project's directory, or name what it needs with --ro and --rw".to_owned()),
             ExecError::Launch(LaunchError::Refused { missing }) => {
                 let names: Vec<String> = missing.iter().map(|missing| missing.protection.to_string()).collect();
@@ -206,6 +210,10 @@ fn mounts(arguments: &cli::Exec) -> Result<Vec<Mount>, ExecError> {
     let shown = bound.iter().any(|(path, _)| here.starts_with(path));
     if here == Path::new("/") && !shown && arguments.chdir.is_none() {
         return Err(ExecError::WholeHost);
+    }
+    let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+    if let Some(home) = home.filter(|home| !shown && home != Path::new("/") && home.starts_with(&here)) {
+        return Err(ExecError::Home(home));
     }
     let mut listed: Vec<(PathBuf, Mount)> = Vec::new();
     if !shown && here != Path::new("/") && !view::already_visible(&here) {
