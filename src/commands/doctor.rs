@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use caisson_agent::probe::is_needed;
 use caisson_model::outcome::Fault;
 use caisson_sandbox::error::StartError;
 use caisson_sandbox::host::{CgroupLayout, Finding, Host};
@@ -26,23 +27,6 @@ impl Explained for ProbeError {
     }
 }
 
-/// What the default policy needs of every sandbox: without one of these no step runs, unless it is allowed by name.
-const NEEDED: [Protection; 13] = [
-    Protection::UserNamespace,
-    Protection::PidNamespace,
-    Protection::MountNamespace,
-    Protection::NetworkNamespace,
-    Protection::IpcNamespace,
-    Protection::UtsNamespace,
-    Protection::CgroupNamespace,
-    Protection::Seccomp,
-    Protection::NoNewPrivs,
-    Protection::Capabilities,
-    Protection::MemoryLimit,
-    Protection::PidsLimit,
-    Protection::WallClock,
-];
-
 /// Probes, starts a launcher to see what really holds, and shows both.
 pub(crate) fn run(arguments: cli::Doctor) -> Result<Exit, Failure> {
     let (environment, root) = surroundings();
@@ -57,10 +41,10 @@ pub(crate) fn run(arguments: cli::Doctor) -> Result<Exit, Failure> {
             enforceable.clone_from(&launcher.standing().enforceable);
             missing.extend(launcher.standing().missing.iter().map(|lack| (lack.protection, lack.reason.clone())));
         }
-        Err(reason) => missing.extend(NEEDED.iter().map(|protection| (*protection, reason.clone()))),
+        Err(reason) => missing.extend(Protection::ALL.iter().filter(|held| is_needed(**held)).map(|held| (*held, reason.clone()))),
     }
     drop(launcher);
-    let needed = |protection: &Protection| NEEDED.contains(protection);
+    let needed = |protection: &Protection| is_needed(*protection);
     let allowed = |protection: &Protection| config.allow_missing.value.contains(protection);
     let blocking = missing.iter().filter(|(protection, _)| needed(protection) && !allowed(protection)).count();
     let exit = if blocking == 0 { Exit::PASSED } else { Exit::ENVIRONMENT };
@@ -101,7 +85,8 @@ pub(crate) fn run(arguments: cli::Doctor) -> Result<Exit, Failure> {
         let verdict = match (needed(protection), allowed(protection)) {
             (true, false) => style("refuses every step").red().to_string(),
             (true, true) => "needed, its lack is allowed by name".to_owned(),
-            (false, _) => "best effort".to_owned(),
+            (false, _) if protection.best_effort() => "best effort".to_owned(),
+            (false, _) => "refuses a step that asks for it".to_owned(),
         };
         let _ = writeln!(text, "Not enforced: {protection} ({verdict}): {reason}");
     }
