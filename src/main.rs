@@ -44,6 +44,7 @@ fn main() -> ExitCode {
             console::set_colors_enabled_stderr(false);
         }
     }
+    report::trace(matches!(cli.command, Command::Controller(_) | Command::Agent(_)));
     let result = match cli.command {
         Command::Config(arguments) => commands::config::run(arguments),
         Command::Trust(arguments) => commands::trust::run(&arguments),

@@ -147,6 +147,22 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Lets what the crates trace be read on standard error: what `CAISSON_LOG` asks for (`info`, `caisson_agent=debug`). Without it
+/// a service tells warnings and errors, and a command for a person nothing, since its own view says what happened.
+pub(crate) fn trace(service: bool) {
+    let asked = std::env::var("CAISSON_LOG").ok().filter(|text| !text.is_empty());
+    let Some(directives) = asked.or_else(|| service.then(|| "warn".to_owned())) else { return };
+    let filter = match tracing_subscriber::EnvFilter::try_new(&directives) {
+        Ok(filter) => filter,
+        Err(error) => {
+            warn(&format!("CAISSON_LOG is not understood, and nothing is traced: {error}"));
+            return;
+        }
+    };
+    let colours = console::colors_enabled_stderr();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+}
+
 /// Writes a note to standard error.
 pub(crate) fn note(text: &str) {
     say(&format!("{} {text}", style("note:").for_stderr().bold()));

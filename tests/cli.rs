@@ -93,3 +93,16 @@ fn settings_show_where_they_come_from() {
     let output = place.caisson(&["config"]).env("CAISSON_SLOT", "5").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn what_goes_on_inside_can_be_traced() {
+    let place = Place::with("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: 'true'\n");
+    let traced = |level: Option<&str>| {
+        let mut command = place.caisson(&["run", "--allow-missing", "memory-limit"]);
+        let output = command.envs(level.map(|level| ("CAISSON_LOG", level))).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(traced(Some("debug")).contains("caisson_"), "modules are named");
+    assert!(!traced(None).contains("caisson_"), "control");
+}
