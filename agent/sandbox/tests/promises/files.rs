@@ -38,8 +38,8 @@ fn binds(setting: &Setting) {
         if setting.root() {
             chown(&source, Some(4242), Some(4242)).unwrap();
         }
-        let mut spec = setting.sh("echo written > /work/file");
-        spec.mounts.push(Mount::Bind { source: source.clone(), target: "/work".into(), access, owner });
+        let mut spec = setting.sh("echo written > /place/file");
+        spec.mounts.push(Mount::Bind { source: source.clone(), target: "/place".into(), access, owner });
         let ran = setting.run(&spec);
         assert_eq!(ran.outcome.success(), access == Access::ReadWrite, "{}", ran.err);
         assert_eq!(source.join("file").exists(), access == Access::ReadWrite);
@@ -60,8 +60,8 @@ fn overlays(setting: &Setting) {
         let persists = matches!(upper, Upper::Directory(_));
         let with = |script: &str| {
             let mut spec = setting.sh(script);
-            spec.cwd = "/work".into();
-            let (lower, upper, target) = (vec![lower.clone()], upper.clone(), "/work".into());
+            spec.cwd = "/place".into();
+            let (lower, upper, target) = (vec![lower.clone()], upper.clone(), "/place".into());
             spec.mounts.push(Mount::Overlay { lower, upper, target, owner });
             spec
         };
@@ -85,9 +85,9 @@ fn owners(setting: &Setting) {
         std::fs::set_permissions(source.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
         chown(source.join(name), Some(uid), Some(uid)).unwrap();
     }
-    let mut spec = setting.sh("stat -c %u /work/a /work/b; cat /work/b 2>/dev/null || echo refused");
+    let mut spec = setting.sh("stat -c %u /place/a /place/b; cat /place/b 2>/dev/null || echo refused");
     let owner = Some(HostOwner { uid: 4242, gid: 4242, seen_as: SeenAs::Step });
-    let target = "/work".into();
+    let target = "/place".into();
     spec.mounts.push(Mount::Bind { source, target, access: Access::ReadOnly, owner });
     spec.ids = Ids::Range(IdRange { base: 300_000, count: 2000 });
     assert_eq!(setting.says(&spec), "1000\n65534\nrefused");
@@ -180,13 +180,13 @@ fn areas(setting: &Setting) {
     let precious = setting.scratch.path().join("precious");
     std::fs::write(&precious, "x").unwrap();
     let mut spec = setting.python(
-        "import os\nos.chdir('/work')\nos.symlink('/work', 'loop')\nfor i in range(1500): os.mkdir('d' * 20); os.chdir('d' * 20)\n",
+        "import os\nos.chdir('/place')\nos.symlink('/place', 'loop')\nfor i in range(1500): os.mkdir('d' * 20); os.chdir('d' * 20)\n",
     );
     spec.ids = ids.map_or(Ids::Default, Ids::Range);
-    let (source, target) = (area.join("a"), "/work".into());
+    let (source, target) = (area.join("a"), "/place".into());
     spec.mounts.push(Mount::Bind { source, target, access: Access::ReadWrite, owner: None });
     setting.says(&spec);
-    spec.args[2] = "import os; os.mkdir('/work/shut'); open('/work/shut/f', 'w').close(); os.chmod('/work/shut', 0)".into();
+    spec.args[2] = "import os; os.mkdir('/place/shut'); open('/place/shut/f', 'w').close(); os.chmod('/place/shut', 0)".into();
     setting.says(&spec);
     std::os::unix::fs::symlink(&precious, area.join("link")).unwrap();
     setting.launcher.remove_area(&area).unwrap();

@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use caisson_sandbox::error::{Stage, StartError};
 use caisson_sandbox::host::{Finding, Subject};
@@ -172,7 +171,7 @@ fn many(setting: &Setting) {
 
 fn start_victim() -> (std::process::Child, i32, i32) {
     let mut child =
-        Command::new(std::env::current_exe().unwrap()).arg("--victim").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        Command::new(std::env::current_exe().unwrap()).arg("--victim").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let marker = line.trim().to_owned();
@@ -195,7 +194,6 @@ pub(crate) fn victim() -> ! {
     assert!(ended.is_err());
     let mut forever = std::io::stdin();
     let _ = forever.read(&mut [0; 1]);
-    std::thread::sleep(Duration::from_secs(20));
     std::process::exit(0)
 }
 
