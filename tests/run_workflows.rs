@@ -233,7 +233,7 @@ fn a_repository_is_seen_as_it_stands() {
     let place = Place::with(
         "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - name: Look\n        run: |\n          \
          echo \"on $GITHUB_REF_NAME of $GITHUB_REPOSITORY\"; cat tracked untracked; test ! -e ignored; test ! -e .git/hooks/post-checkout\n          \
-         ! grep -r hunter2 . ; test -z \"$(git status --porcelain --untracked-files=no | grep -v tracked)\"; git log --format=%s -1\n",
+         if grep -rqs hunt''er2 . || git config --get-regexp extraheader || env | grep -q hunt''er2; then exit 9; fi\n          test -z \"$(git status --porcelain --untracked-files=no | grep -v tracked)\"; git log --format=%s -1\n",
     );
     let git = |words: &[&str]| {
         let output = place.program("git", words).env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap();
@@ -245,11 +245,16 @@ fn a_repository_is_seen_as_it_stands() {
     git(&["add", "."]);
     git(&["-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qm", "first words"]);
     git(&["remote", "add", "origin", "https://x:hunter2@example.com/team/shop.git"]);
+    git(&["config", "http.extraheader", "Authorization: hunter2"]);
     place.write("tracked", "new\n");
     place.write("untracked", "there\n");
     place.write("ignored", "x");
     place.write(".git/hooks/post-checkout", "hunter2");
-    let run = place.run(&[]);
+    // The control: in the checkout itself the same search finds it.
+    let found = place.program("grep", &["-rqs", "hunter2", ".git/config", ".git/hooks"]).output().unwrap();
+    assert!(found.status.success());
+    let mut command = place.caisson(&["run", "--json"]);
+    let run = place::Run::of(command.env("PRIVATE", "hunter2").output().unwrap());
     run.expect(0);
     let log = run.log("a");
     for line in ["on feature of team/shop", "new", "there", "first words"] {
