@@ -109,6 +109,8 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
     for preset in &egress.presets {
         match preset {
             Preset::PythonPackages => preset_destinations.extend(host.index.destinations()),
+            // Reached through the package gateway only.
+            Preset::NodePackages | Preset::DebianPackages => {}
         }
     }
     let destinations = egress.allow.clone();

@@ -184,7 +184,13 @@ impl Admission<'_> {
         let mut allow: Vec<Destination> = network.allow.clone();
         allow.extend(of_step.iter().filter(|destination| !network.allow.contains(destination)).cloned());
         let closed = allow.is_empty() && presets.is_empty();
-        Egress { allow, presets, ranges: if closed { Vec::new() } else { network.ranges.clone() }, reason: reasons.join(", ") }
+        Egress {
+            allow,
+            presets,
+            ranges: if closed { Vec::new() } else { network.ranges.clone() },
+            before: None,
+            reason: reasons.join(", "),
+        }
     }
 
     fn limits(&self, rule: &StepRule) -> Limits {

@@ -66,6 +66,8 @@ fn granted(grant: &Grant) -> Vec<String> {
     let mut words = Vec::new();
     let presets = grant.egress.presets.iter().map(|preset| match preset {
         Preset::PythonPackages => "the Python package index".to_owned(),
+        Preset::NodePackages => "the npm registry".to_owned(),
+        Preset::DebianPackages => "the Debian archives".to_owned(),
     });
     let reach: Vec<String> = presets.chain(grant.egress.allow.iter().map(ToString::to_string)).collect();
     if !reach.is_empty() {

@@ -93,6 +93,9 @@ impl<W: Write> Json<W> {
                 value["address"] = json!(entry.address);
                 value["sent"] = entry.sent.into();
                 value["received"] = entry.received.into();
+                if let Some(package) = &entry.package {
+                    value["package"] = json!(package);
+                }
                 self.line(&value)?;
             }
         }

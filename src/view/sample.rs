@@ -100,6 +100,7 @@ fn egress(host: &str, verdict: Verdict, rule: &str) -> EgressEntry {
         address: None,
         sent: bytes,
         received: bytes,
+        package: None,
     }
 }
 

@@ -76,7 +76,17 @@ impl Attempt {
     fn entry(self, verdict: Verdict, rule: String, address: Option<String>, carried: &Carried) -> EgressEntry {
         let Attempt { at, host, port } = self;
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        EgressEntry { at, host, port, verdict, rule, address, sent: count(&carried.sent), received: count(&carried.received) }
+        EgressEntry {
+            at,
+            host,
+            port,
+            verdict,
+            rule,
+            address,
+            sent: count(&carried.sent),
+            received: count(&carried.received),
+            package: None,
+        }
     }
 }
 

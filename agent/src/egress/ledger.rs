@@ -64,6 +64,7 @@ impl Ledger {
                 address: None,
                 sent: 0,
                 received: 0,
+                package: None,
             });
         }
         kept

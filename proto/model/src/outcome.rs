@@ -220,6 +220,37 @@ pub struct EgressEntry {
     pub sent: u64,
     /// Bytes that came back.
     pub received: u64,
+    /// The package file that was served, when it came through the package gateway.
+    pub package: Option<Package>,
+}
+
+/// A file of a package index as the gateway served it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Whose index: `python`, `npm` or `debian`.
+    pub ecosystem: String,
+    /// The project, as its index spells it.
+    pub name: String,
+    /// The file.
+    pub file: String,
+    /// The digest of what was served: `sha256:` and 64 hexadecimal digits. Empty for a refusal.
+    pub digest: String,
+    /// Where it came from.
+    pub origin: PackageOrigin,
+}
+
+/// Where a package file came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackageOrigin {
+    /// It was stored by an earlier request.
+    Disk,
+    /// It was fetched from the index.
+    Upstream,
+    /// It lies in the folder that stands in for the index.
+    Folder,
+    /// It was not served.
+    Nowhere,
 }
 
 /// Whether a connection was let through.

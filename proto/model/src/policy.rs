@@ -42,6 +42,8 @@ pub struct Egress {
     pub presets: Vec<Preset>,
     /// Address ranges that an allowed name may resolve to although they are private. They allow no destination by themselves.
     pub ranges: Vec<AddressRange>,
+    /// Package indexes answer as they stood before this moment; `None` for as they stand now.
+    pub before: Option<crate::time::Timestamp>,
     /// Why this was granted, for the ledger and for people: `default: installs packages`, `policy.toml rule 2`.
     pub reason: String,
 }
@@ -59,6 +61,10 @@ impl Egress {
 pub enum Preset {
     /// The Python package index that the agent's host is configured for, and where that index keeps its files.
     PythonPackages,
+    /// The npm registry, or registries, that the agent's host is configured for.
+    NodePackages,
+    /// The Debian or Ubuntu archives that the agent's host is configured for.
+    DebianPackages,
 }
 
 /// A host, exact or `*.example.com` (one or more whole labels in place of the star), and a port.

@@ -8,10 +8,10 @@ use indexmap::IndexMap;
 use super::{Cross, Malformed, enumeration, field, message, required, unique};
 use crate::wire;
 
-enumeration!(Preset => Preset { PythonPackages });
+enumeration!(Preset => Preset { PythonPackages, NodePackages, DebianPackages });
 enumeration!(Identity => Identity { User, Root });
 
-message!(Egress => Egress { allow, presets, reason, ranges });
+message!(Egress => Egress { allow, presets, reason, ranges, before });
 message!(Grant => Grant { secrets, system_calls, identity } whole { egress, limits });
 message!(Strategy => Strategy { fail_fast, job_index, job_total, max_parallel });
 

@@ -2,7 +2,8 @@
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::outcome::{
-    Annotation, AnnotationLevel, Cause, EgressEntry, Enforcement, Fault, MissingProtection, Outcome, StepResult, Usage, Verdict,
+    Annotation, AnnotationLevel, Cause, EgressEntry, Enforcement, Fault, MissingProtection, Outcome, Package, PackageOrigin, StepResult,
+    Usage, Verdict,
 };
 use caisson_model::step::Location;
 
@@ -19,7 +20,9 @@ enumeration!(DiagnosticKind => DiagnosticKind { Language, Unsupported, Security,
 
 message!(MissingProtection => MissingProtection { protection, reason });
 message!(Enforcement => Enforcement { enforced, missing });
-message!(EgressEntry => EgressEntry { at, host, port, verdict, rule, address, sent, received });
+enumeration!(PackageOrigin => PackageOrigin { Disk, Upstream, Folder, Nowhere });
+message!(Package => Package { ecosystem, name, file, digest, origin });
+message!(EgressEntry => EgressEntry { at, host, port, verdict, rule, address, sent, received, package });
 message!(Annotation => Annotation { level, message, title, file, line, column });
 message!(Location => Location { file, line, column });
 message!(Diagnostic => Diagnostic { severity, kind, width, construct, message, help, excerpt } whole { location });

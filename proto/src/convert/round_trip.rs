@@ -121,6 +121,16 @@ impl Tape {
             address: self.maybe(Tape::text),
             sent: self.long(),
             received: self.long(),
+            package: self.maybe(Tape::package),
+        }
+    }
+    fn package(&mut self) -> Package {
+        Package {
+            ecosystem: self.text(),
+            name: self.text(),
+            file: self.text(),
+            digest: self.text(),
+            origin: self.one(&[PackageOrigin::Disk, PackageOrigin::Upstream, PackageOrigin::Folder, PackageOrigin::Nowhere]),
         }
     }
     fn annotation(&mut self) -> Annotation {
@@ -177,7 +187,8 @@ impl Tape {
         Grant {
             egress: Egress {
                 allow: self.many(|t| t.one(&["pypi.org", "*.example.com:8080", "[::1]:9", "10.0.0.1"]).parse().unwrap()),
-                presets: self.many(|_| Preset::PythonPackages),
+                presets: self.many(|t| t.one(&[Preset::PythonPackages, Preset::NodePackages, Preset::DebianPackages])),
+                before: self.maybe(Tape::at),
                 ranges: self.many(|t| t.one(&["10.0.0.0/8", "fd00::/8", "192.168.1.1"]).parse().unwrap()),
                 reason: self.text(),
             },
