@@ -18,6 +18,7 @@ mod hello;
 pub mod ledger;
 mod request;
 pub mod rules;
+pub mod service;
 mod socks;
 
 use std::io;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
 use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, SecretFile, Spec};
 
+use crate::egress::service::Service;
 use crate::host::HostRules;
 use crate::view::{self, System};
 
@@ -43,7 +44,7 @@ pub struct Request {
 }
 
 /// The way out of one sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Passage {
     /// Loopback only, or with the exit's listener.
     pub network: Network,
@@ -55,6 +56,8 @@ pub struct Passage {
     pub destinations: Vec<Destination>,
     /// Destinations of presets, resolved by this host's configuration.
     pub preset_destinations: Vec<Destination>,
+    /// Servers of the agent's own that the step reaches.
+    pub services: Vec<Service>,
 }
 
 /// Time that the launcher's own clock gives beyond the step's timeout: the agent asks politely first, and the sandbox kills
@@ -114,7 +117,8 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
         }
     }
     let destinations = egress.allow.clone();
-    let open = !(destinations.is_empty() && preset_destinations.is_empty());
+    let services: Vec<Service> = Vec::new();
+    let open = !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty());
     let authorities = host.index.certificates.as_ref().filter(|path| path.is_file());
     let shown: Option<&Path> = authorities.map(|path| if view::already_visible(path) { path.as_path() } else { Path::new(CERTIFICATES) });
     let shown = shown.map(|path| path.display().to_string());
@@ -128,7 +132,7 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
         mounts.push(Mount::Bind { source: source.clone(), target: CERTIFICATES.into(), access: spec::Access::ReadOnly, owner: None });
     }
     if !open {
-        return Passage { network: Network::Closed, env: Vec::new(), mounts, destinations, preset_destinations };
+        return Passage { network: Network::Closed, env: Vec::new(), mounts, destinations, preset_destinations, services };
     }
     let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, EXIT_PORT));
     let mut env = Vec::new();
@@ -154,7 +158,7 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
     if let (true, Some(index)) = (packages, &host.index.index_url) {
         env.push(("UV_DEFAULT_INDEX".to_owned(), index.clone()));
     }
-    Passage { network: Network::Exit { listeners: vec![listener] }, env, mounts, destinations, preset_destinations }
+    Passage { network: Network::Exit { listeners: vec![listener] }, env, mounts, destinations, preset_destinations, services }
 }
 
 #[cfg(test)]

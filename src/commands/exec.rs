@@ -295,6 +295,7 @@ fn through_exit(
         preset_destinations: passage.preset_destinations,
         ranges: grant.egress.ranges.clone(),
         reason: grant.egress.reason.clone(),
+        services: passage.services,
     };
     let listeners = running.take_listeners();
     let exit = runtime.block_on(async { Egress::open(listeners, allowed, Arc::new(|_| {})) }).map_err(host("open the way out"))?;

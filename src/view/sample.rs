@@ -91,17 +91,7 @@ fn result(outcome: Outcome, cause: Option<Cause>) -> StepResult {
 
 fn egress(host: &str, verdict: Verdict, rule: &str) -> EgressEntry {
     let bytes = if verdict == Verdict::Allowed { 2048 } else { 0 };
-    EgressEntry {
-        at: Timestamp(2_000),
-        host: host.into(),
-        port: 443,
-        verdict,
-        rule: rule.into(),
-        address: None,
-        sent: bytes,
-        received: bytes,
-        package: None,
-    }
+    EgressEntry { sent: bytes, received: bytes, ..EgressEntry::connection(Timestamp(2_000), host, 443, verdict, rule.into()) }
 }
 
 fn log(job: u32, step: u32, bytes: &[u8]) -> News {

@@ -21,6 +21,7 @@ use crate::egress::hello::{self, Greeting};
 use crate::egress::ledger::Ledger;
 use crate::egress::request::{self, Kind, Request, Unfit, unfit};
 use crate::egress::rules::Allowed;
+use crate::egress::service::{Guest, Scribe, Service, Visit};
 use crate::egress::socks::{self, Reply};
 
 /// The most connections that one step may have open at once; further ones are refused and recorded.
@@ -32,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_READS: usize = 512;
 /// One buffer for each direction of a connection.
 const BUFFER: usize = 64 * 1024;
+
+/// The answer to a CONNECT that is granted.
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What serves a connection; a clone for each.
 #[derive(Clone, Debug)]
@@ -76,17 +80,8 @@ impl Attempt {
     fn entry(self, verdict: Verdict, rule: String, address: Option<String>, carried: &Carried) -> EgressEntry {
         let Attempt { at, host, port } = self;
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        EgressEntry {
-            at,
-            host,
-            port,
-            verdict,
-            rule,
-            address,
-            sent: count(&carried.sent),
-            received: count(&carried.received),
-            package: None,
-        }
+        let entry = EgressEntry::connection(at, &host, port, verdict, rule);
+        EgressEntry { address, sent: count(&carried.sent), received: count(&carried.received), ..entry }
     }
 }
 
@@ -111,6 +106,9 @@ impl Connection {
                 return self.refuse(&mut client, voice, Attempt::new("?", 0), reason, None).await;
             }
         };
+        if let Some(service) = self.allowed.service(&request.host, request.port) {
+            return self.visit(service, client, request, early).await;
+        }
         let attempt = Attempt::new(&request.host, request.port);
         let permit = match self.allowed.permit(&request.host, request.port) {
             Ok(permit) => permit,
@@ -135,6 +133,28 @@ impl Connection {
                 self.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
                 self.tell(&mut client, voice, "502 Bad Gateway", Reply::Unreachable, &text).await;
             }
+        }
+    }
+
+    /// Hands the connection to a server of the agent's own.
+    async fn visit(&self, service: &Service, mut client: TcpStream, request: Request, mut early: Vec<u8>) {
+        let granted = match request.kind {
+            Kind::Connect => client.write_all(ESTABLISHED).await,
+            Kind::Socks => client.write_all(&Reply::Granted.bytes()).await,
+            Kind::Plain { head, .. } => {
+                early.splice(0..0, head);
+                Ok(())
+            }
+        };
+        if granted.is_err() {
+            return;
+        }
+        let scribe = Scribe { ledger: Arc::clone(&self.ledger), lineage: Vec::new() };
+        let visit = Visit { stream: Guest::new(early, client), host: request.host, port: request.port, scribe };
+        let mut closed = self.closed.clone();
+        tokio::select! {
+            () = ended(&mut closed) => {}
+            () = (service.serve)(visit) => {}
         }
     }
 
@@ -255,7 +275,7 @@ async fn exchange(mut client: TcpStream, server: TcpStream, request: &Request, e
         Kind::Connect | Kind::Socks => {
             let granted: &[u8] = match request.kind {
                 Kind::Socks => &Reply::Granted.bytes(),
-                _ => b"HTTP/1.1 200 Connection established\r\n\r\n",
+                _ => ESTABLISHED,
             };
             if client.write_all(granted).await.is_err() {
                 return Ok(());

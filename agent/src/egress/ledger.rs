@@ -55,17 +55,7 @@ impl Ledger {
         let mut kept = entries.kept;
         if entries.beyond > 0 {
             let rule = format!("{} further attempts, not listed one by one", entries.beyond);
-            kept.push(EgressEntry {
-                at: clock::now(),
-                host: "...".into(),
-                port: 0,
-                verdict: Verdict::Refused,
-                rule,
-                address: None,
-                sent: 0,
-                received: 0,
-                package: None,
-            });
+            kept.push(EgressEntry::connection(clock::now(), "...", 0, Verdict::Refused, rule));
         }
         kept
     }

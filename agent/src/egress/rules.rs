@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use caisson_model::policy::{AddressRange, Destination};
 
+use crate::egress::service::Service;
+
 /// What one step may reach.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed {
@@ -15,6 +17,8 @@ pub struct Allowed {
     pub ranges: Vec<AddressRange>,
     /// Why the step has a way out at all, for the ledger.
     pub reason: String,
+    /// Servers of the agent's own, asked before any rule.
+    pub services: Vec<Service>,
 }
 
 /// A destination that is allowed, before it is resolved.
@@ -66,6 +70,11 @@ impl Allowed {
         })
     }
 
+    /// The service that is meant by `host` and `port`.
+    pub(super) fn service(&self, host: &str, port: u16) -> Option<&Service> {
+        self.services.iter().find(|service| service.host == host && service.port == port)
+    }
+
     fn rule(&self, destination: &Destination) -> String {
         if self.reason.is_empty() { destination.to_string() } else { format!("{destination} ({})", self.reason) }
     }
@@ -83,6 +92,7 @@ mod tests {
             preset_destinations: parse(presets),
             ranges: vec!["10.0.0.0/8".parse().unwrap()],
             reason: "test".into(),
+            services: Vec::new(),
         }
     }
 

@@ -172,3 +172,41 @@ fn a_real_client_fetches_through_the_exit() {
     assert_eq!(ledger[0].verdict, Verdict::Allowed);
     serving.join().unwrap();
 }
+
+#[test]
+fn a_service_of_the_agent_answers_to_its_name_and_writes_what_it_served() {
+    use caisson_model::outcome::EgressKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use crate::egress::service::{Service, Visit};
+
+    let serve = Arc::new(|mut visit: Visit| {
+        let serving = async move {
+            let mut head = vec![0; 4096];
+            let read = visit.stream.read(&mut head).await.unwrap_or(0);
+            let first = text(&head[..read]).lines().next().unwrap_or_default().to_owned();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{first}", first.len());
+            visit.stream.write_all(answer.as_bytes()).await.unwrap();
+            visit.stream.shutdown().await.unwrap();
+            let entry = visit.scribe.entry(&visit.host, visit.port, Verdict::Allowed, "test".to_owned());
+            visit.scribe.record(EgressEntry { received: 9, ..entry });
+        };
+        Box::pin(serving) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let services = vec![Service { host: "packages.inside".to_owned(), port: 80, serve }];
+    let allowed = Allowed { services, ..Allowed::default() };
+    let exit = runtime.block_on(async { Exit::open(vec![listener.into()], allowed, Arc::new(|_| {})).unwrap() });
+    let plain = text(&say(address, &[b"GET http://packages.inside/simple/ HTTP/1.1\r\n\r\n"]));
+    assert!(plain.ends_with("\r\n\r\nGET /simple/ HTTP/1.1"), "{plain}");
+    let tunnel = text(&say(address, &[b"CONNECT packages.inside:80 HTTP/1.1\r\n\r\n", b"GET /x HTTP/1.1\r\n\r\n"]));
+    assert!(tunnel.starts_with("HTTP/1.1 200 Connection") && tunnel.ends_with("GET /x HTTP/1.1"), "{tunnel}");
+    let other = text(&say(address, &[b"CONNECT packages.inside:443 HTTP/1.1\r\n\r\n"]));
+    assert!(other.starts_with("HTTP/1.1 403"), "{other}");
+    let ledger = runtime.block_on(exit.close());
+    let kinds: Vec<_> = ledger.iter().map(|entry| (entry.kind, entry.received, entry.verdict)).collect();
+    let served = (EgressKind::Package, 9, Verdict::Allowed);
+    assert_eq!(kinds, [served, served, (EgressKind::Connection, 0, Verdict::Refused)]);
+}

@@ -35,6 +35,7 @@ pub(super) fn open(
         preset_destinations: passage.preset_destinations,
         ranges: egress.ranges.clone(),
         reason: egress.reason.clone(),
+        services: passage.services,
     };
     let masker = Mutex::new(masker);
     let sink = Arc::new(move |entry: &EgressEntry| {
@@ -59,7 +60,8 @@ pub(super) fn masker<'v>(values: impl Iterator<Item = &'v Vec<u8>>) -> Masker {
 
 /// An entry with its texts masked.
 pub(super) fn mask(masker: &mut Masker, mut entry: EgressEntry) -> EgressEntry {
-    for text in [&mut entry.host, &mut entry.rule] {
+    let package = entry.package.iter_mut().flat_map(|package| [&mut package.name, &mut package.file]);
+    for text in [&mut entry.host, &mut entry.rule].into_iter().chain(package) {
         *text = String::from_utf8_lossy(&masker.mask(text.as_bytes())).into_owned();
     }
     entry

@@ -206,9 +206,15 @@ pub struct MissingProtection {
 pub struct EgressEntry {
     /// When it was decided.
     pub at: crate::time::Timestamp,
+    /// What was attempted.
+    #[serde(default)]
+    pub kind: EgressKind,
+    /// Whether it is over. What stands in a step's result is.
+    #[serde(default)]
+    pub phase: EgressPhase,
     /// The host as the step named it.
     pub host: String,
-    /// The port.
+    /// The port; 0 for a lookup.
     pub port: u16,
     /// What was decided.
     pub verdict: Verdict,
@@ -220,8 +226,65 @@ pub struct EgressEntry {
     pub sent: u64,
     /// Bytes that came back.
     pub received: u64,
+    /// The process that asked and its ancestors within the sandbox, the nearest first; empty where it could not be found.
+    #[serde(default)]
+    pub lineage: Vec<Process>,
     /// The package file that was served, when it came through the package gateway.
+    #[serde(default)]
     pub package: Option<Package>,
+}
+
+impl EgressEntry {
+    /// A connection that is over and carried nothing.
+    pub fn connection(at: crate::time::Timestamp, host: &str, port: u16, verdict: Verdict, rule: String) -> EgressEntry {
+        EgressEntry {
+            at,
+            kind: EgressKind::Connection,
+            phase: EgressPhase::Ended,
+            host: host.to_owned(),
+            port,
+            verdict,
+            rule,
+            address: None,
+            sent: 0,
+            received: 0,
+            lineage: Vec::new(),
+            package: None,
+        }
+    }
+}
+
+/// What a step attempted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressKind {
+    /// To resolve a name.
+    Lookup,
+    /// To connect to a host.
+    #[default]
+    Connection,
+    /// To fetch a package from the agent's gateway.
+    Package,
+}
+
+/// Where an attempt is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressPhase {
+    /// A connection stands; its bytes are not counted yet.
+    Open,
+    /// It is over, or never began.
+    #[default]
+    Ended,
+}
+
+/// A process inside a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id inside.
+    pub pid: u32,
+    /// Its name, as the kernel shows it: at most 15 bytes.
+    pub name: String,
 }
 
 /// A file of a package index as the gateway served it.

@@ -2,8 +2,8 @@
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::outcome::{
-    Annotation, AnnotationLevel, Cause, EgressEntry, Enforcement, Fault, MissingProtection, Outcome, Package, PackageOrigin, StepResult,
-    Usage, Verdict,
+    Annotation, AnnotationLevel, Cause, EgressEntry, EgressKind, EgressPhase, Enforcement, Fault, MissingProtection, Outcome, Package,
+    PackageOrigin, Process, StepResult, Usage, Verdict,
 };
 use caisson_model::step::Location;
 
@@ -13,6 +13,8 @@ use crate::wire;
 
 enumeration!(Outcome => Outcome { Success, Failure, Cancelled, Skipped, TimedOut, Faulted });
 enumeration!(Fault => Fault { User, Environment, Ours });
+enumeration!(EgressKind => EgressKind { Lookup, Connection, Package });
+enumeration!(EgressPhase => EgressPhase { Open, Ended });
 enumeration!(Verdict => EgressVerdict { Allowed, Refused, Unreachable });
 enumeration!(AnnotationLevel => AnnotationLevel { Notice, Warning, Error });
 enumeration!(Severity => Severity { Warning, Error });
@@ -22,7 +24,10 @@ message!(MissingProtection => MissingProtection { protection, reason });
 message!(Enforcement => Enforcement { enforced, missing });
 enumeration!(PackageOrigin => PackageOrigin { Disk, Upstream, Folder, Nowhere });
 message!(Package => Package { ecosystem, name, file, digest, origin });
-message!(EgressEntry => EgressEntry { at, host, port, verdict, rule, address, sent, received, package });
+message!(Process => Process { pid, name });
+message!(EgressEntry => EgressEntry {
+    at, host, port, verdict, rule, address, sent, received, kind, phase, lineage, package
+});
 message!(Annotation => Annotation { level, message, title, file, line, column });
 message!(Location => Location { file, line, column });
 message!(Diagnostic => Diagnostic { severity, kind, width, construct, message, help, excerpt } whole { location });

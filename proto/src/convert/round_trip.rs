@@ -121,6 +121,9 @@ impl Tape {
             address: self.maybe(Tape::text),
             sent: self.long(),
             received: self.long(),
+            kind: self.one(&[EgressKind::Lookup, EgressKind::Connection, EgressKind::Package]),
+            phase: self.one(&[EgressPhase::Open, EgressPhase::Ended]),
+            lineage: self.many(|t| Process { pid: t.int(), name: t.text() }),
             package: self.maybe(Tape::package),
         }
     }
