@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Run(Box<Run>),
     Exec(Box<Exec>),
     Check(Check),
+    Eval(Eval),
     Doctor(Doctor),
     Trust(Trust),
     Config(Config),
@@ -209,6 +210,27 @@ pub(crate) struct Check {
     /// Policy file to use in place of any other
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+}
+
+/// Evaluate an expression of the workflow language and show what it gives.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caisson eval \"contains('Hello world', 'WORLD')\"
+  caisson eval --context contexts.json \"github.ref == 'refs/heads/main' && !inputs.dry-run\"
+  printf '%s\\n' '{\"expr\":\"1 < github.n\",\"contexts\":{\"github\":{\"n\":2}}}' | caisson eval --stdin
+
+Prints {\"kind\":...,\"value\":...}, or {\"err\":{\"kind\":...,\"value\":...}} and ends with 2; the kinds of errors are lexing, parsing and evaluation. Status functions answer as job.status of the contexts says, success without it; hashFiles reads the current directory. NaN and infinities, which JSON lacks, are shown as null.")]
+pub(crate) struct Eval {
+    /// The expression, with or without ${{ }}
+    #[arg(value_name = "EXPR", required_unless_present = "stdin", conflicts_with = "stdin", allow_hyphen_values = true)]
+    pub(crate) expression: Option<String>,
+    /// JSON file with an object: a key for each context
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) context: Option<PathBuf>,
+    /// Answer one line of JSON per line read: {\"expr\":..., \"contexts\":{...}}
+    #[arg(long)]
+    pub(crate) stdin: bool,
 }
 
 /// Show what this machine can enforce, and what to do about each lack.

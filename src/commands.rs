@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod controller;
 pub(crate) mod doctor;
+pub(crate) mod eval;
 pub(crate) mod exec;
 pub(crate) mod run;
 pub(crate) mod submit;

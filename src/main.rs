@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         Command::Config(arguments) => commands::config::run(arguments),
         Command::Trust(arguments) => commands::trust::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
+        Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Exec(arguments) => commands::exec::run(*arguments),
         Command::Run(arguments) => commands::run::run(*arguments),

@@ -68,6 +68,20 @@ impl ExprError {
         ExprError { kind, message: message.into(), span }
     }
 
+    /// The reason as the language's own implementations word it, for the expression `text` that was refused.
+    pub fn official(&self, text: &str) -> String {
+        let mut message = self.message.clone();
+        // A function's name keeps its case; every other reason begins a sentence.
+        if let Some(first) = message.get(..1).filter(|_| !message.starts_with("case ")) {
+            message.replace_range(..1, &first.to_ascii_uppercase());
+        }
+        if self.kind == ErrorKind::Evaluation || message.starts_with("Exceeded") {
+            return message;
+        }
+        let before = text.get(..self.span.start).unwrap_or_default();
+        format!("{message}. Located at position {} within expression: {text}", before.encode_utf16().count() + 1)
+    }
+
     pub(crate) fn shifted(mut self, offset: usize) -> ExprError {
         self.span = self.span.shifted(offset);
         self

@@ -1,8 +1,10 @@
 //! Numbers as the language reads and writes them: IEEE doubles with ECMAScript's text forms.
 
+use crate::lexer::is_space;
+
 /// The number that a string stands for; NaN when it stands for none. Blank text is zero.
 pub(crate) fn parse(text: &str) -> f64 {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let text = text.trim_matches(is_space);
     if text.is_empty() {
         return 0.0;
     }

@@ -126,12 +126,26 @@ impl Expression {
     /// # Errors
     /// [`ErrorKind::Lexing`] or [`ErrorKind::Parsing`].
     pub fn parse(text: &str) -> Result<Expression, ExprError> {
-        if text.chars().count() > MAX_LENGTH {
+        Expression::parsed(text, None)
+    }
+
+    /// The same, where only these contexts exist, in any case: any other name is refused where it stands, before what
+    /// comes after it is looked at.
+    ///
+    /// # Errors
+    /// As [`Expression::parse`].
+    pub fn parse_among(text: &str, contexts: &[&str]) -> Result<Expression, ExprError> {
+        Expression::parsed(text, Some(contexts))
+    }
+
+    fn parsed<'t>(text: &'t str, contexts: Option<&'t [&'t str]>) -> Result<Expression, ExprError> {
+        // Counted as the language counts: in UTF-16 units.
+        if text.len() > MAX_LENGTH && text.encode_utf16().count() > MAX_LENGTH {
             let message = format!("exceeded max expression length {MAX_LENGTH}");
-            return Err(ExprError::new(ErrorKind::Parsing, message, Span::new(0, text.len())));
+            return Err(ExprError::new(ErrorKind::Lexing, message, Span::new(0, text.len())));
         }
         let tokens = lexer::tokens(text)?;
-        let mut parser = Parser { tokens, at: 0, depth: 0, text };
+        let mut parser = Parser { tokens, at: 0, depth: 0, text, contexts };
         if parser.token() == &Token::End {
             let span = Span::new(0, text.len());
             return Err(ExprError::new(ErrorKind::Parsing, "an expression was expected", span));
@@ -315,6 +329,8 @@ struct Parser<'t> {
     at: usize,
     depth: usize,
     text: &'t str,
+    /// The contexts that exist; `None` when any may.
+    contexts: Option<&'t [&'t str]>,
 }
 
 impl Parser<'_> {
@@ -476,6 +492,9 @@ impl Parser<'_> {
                 self.at += 1;
                 if self.take(&Token::LeftParen) {
                     return Ok((self.call(&name, span)?, Open::Yes));
+                }
+                if self.contexts.is_some_and(|known| !known.iter().any(|known| known.eq_ignore_ascii_case(&name))) {
+                    return Err(ExprError::new(ErrorKind::Parsing, format!("unrecognized named-value: '{name}'"), span));
                 }
                 return Ok((Node::Context { name, span }, Open::Yes));
             }
