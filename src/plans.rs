@@ -35,7 +35,7 @@ pub(crate) fn admit(submissions: &[Submission], rules: &Rules, known: Option<&BT
     for submission in submissions {
         let planned = caisson_workflow::plan(&submission.text, &submission.file, submission);
         let admitted = planned.and_then(|plan| {
-            let asked = plan.jobs.iter().flat_map(|job| &job.steps).flat_map(|step| step.grant.secrets.clone()).collect();
+            let asked = plan.all_jobs().into_iter().flat_map(|(_, job)| &job.steps).flat_map(|step| step.grant.secrets.clone()).collect();
             policy::admit(plan, rules, known.unwrap_or(&asked))
         });
         match admitted {

@@ -151,6 +151,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
     let repository = Repository::of(&checkout).map_err(SelectionError::Git)?;
     let actor = ["USER", "LOGNAME"].iter().find_map(|name| environment.get(std::ffi::OsStr::new(name))?.to_str());
     let facts = Facts::of(&checkout, repository.as_ref(), actor.unwrap_or("caisson")).map_err(SelectionError::Git)?;
+    let files = referred(&checkout);
     let mut notes = Vec::new();
     let mut submissions = Vec::new();
     for candidate in &candidates {
@@ -164,6 +165,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
                 jobs: selection.jobs.iter().filter(|job| candidate.overview.jobs.contains(job)).cloned().collect(),
                 github: facts.context(&event),
                 source: None,
+                files: files.iter().cloned().collect(),
             }),
             None => notes.push(format!(
                 "{} does not run: {} does not start it (its events: {})",
@@ -218,6 +220,13 @@ fn all(checkout: &Path) -> Result<Vec<PathBuf>, SelectionError> {
     }
     paths.sort();
     if paths.is_empty() { Err(SelectionError::NoWorkflows(checkout.to_owned())) } else { Ok(paths) }
+}
+
+/// The texts that workflows of the checkout may call, by path. What cannot be read is not there.
+fn referred(checkout: &Path) -> Vec<(String, String)> {
+    let paths = all(checkout).unwrap_or_default();
+    let text = |path: &PathBuf| Some((path.strip_prefix(checkout).ok()?.to_str()?.to_owned(), read(path).ok()?));
+    paths.iter().filter_map(text).collect()
 }
 
 fn named(checkout: &Path, names: &[PathBuf]) -> Result<Vec<PathBuf>, SelectionError> {

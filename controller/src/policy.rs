@@ -34,12 +34,12 @@ const INSTALLING_ACTIONS: [&str; 1] = ["actions/setup-python"];
 pub fn admit(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Result<Plan, Vec<Diagnostic>> {
     let mut admission = Admission { rules, known, told: BTreeSet::new(), findings: Vec::new() };
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
-    for job in &mut plan.jobs {
+    plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
         for step in &mut job.steps {
-            step.grant = admission.grant([&workflow, &file], &job.key, step, &inherited);
+            step.grant = admission.grant([&workflow, &file], key, step, &inherited);
         }
-    }
+    });
     plan.warnings.append(&mut admission.findings);
     match plan.warnings.iter().any(|finding| finding.severity == Severity::Error) {
         true => Err(plan.warnings),

@@ -1,5 +1,6 @@
 //! The engine: one function that takes an event and gives effects.
 
+mod called;
 mod calls;
 mod moves;
 mod sessions;

@@ -7,7 +7,7 @@ use caisson_model::time::Timestamp;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use caisson_workflow::Plan;
+use caisson_workflow::{Plan, PlannedJob};
 
 /// The form of the records that this build writes. An older form is still read; a newer one is refused.
 pub const RECORD_VERSION: u32 = 1;
@@ -40,6 +40,17 @@ pub enum Record {
         at: Timestamp,
         /// The cells, with their ids.
         cells: Vec<JobSpec>,
+    },
+    /// A job called a workflow: its jobs are in the run from now on, and the calling one waits for them.
+    Called {
+        /// The run.
+        run: RunId,
+        /// When.
+        at: Timestamp,
+        /// The called jobs.
+        jobs: Vec<PlannedJob>,
+        /// What the calling job is from now on; it keeps its key.
+        collector: Box<PlannedJob>,
     },
     /// An agent took an offer.
     Leased {

@@ -226,6 +226,31 @@ impl State {
                 let group = group.ok_or_else(|| ApplyError::Unknown(format!("job {key} of run {run}")))?;
                 group.cells = cells.iter().map(|spec| spec.id.index).collect();
             }
+            Record::Called { run, jobs, collector, .. } => {
+                let state = self.run_mut(*run)?;
+                let at = state.groups.iter().position(|group| group.planned.key == collector.key);
+                let at = at.ok_or_else(|| ApplyError::Unknown(format!("job {} of run {run}", collector.key)))?;
+                state.groups[at].planned = PlannedJob::clone(collector);
+                for (offset, planned) in (1..).zip(jobs) {
+                    let index = u32::try_from(state.jobs.len() + 1).map_err(|_| ApplyError::Unknown(format!("room in run {run}")))?;
+                    let title = planned.scope.as_ref().map(|scope| scope.title.as_str()).unwrap_or_default();
+                    let own = planned.scope.as_ref().and_then(|scope| planned.key.0.strip_prefix(&scope.prefix)).unwrap_or(&planned.key.0);
+                    let name = planned.name.as_ref().map_or(own, |name| &name.0);
+                    state.jobs.push(Job {
+                        id: JobId { run: *run, index },
+                        key: planned.key.clone(),
+                        name: format!("{title}{name}"),
+                        spec: None,
+                        attempts: 0,
+                        losses: 0,
+                        started: None,
+                        agent: None,
+                        life: Life::Waiting,
+                    });
+                    // Right after the caller, so that they are shown together.
+                    state.groups.insert(at + offset, Group { planned: planned.clone(), cells: vec![index] });
+                }
+            }
             Record::Leased { hold, agent, at } => {
                 let job = self.known(hold.attempt.job)?;
                 job.attempts = hold.attempt.number;

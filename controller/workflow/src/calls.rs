@@ -1,13 +1,16 @@
 //! Jobs that call other workflows: what they hand over against what the called one declares, rights, number and depth.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
+use crate::called;
 use crate::check;
 use crate::diagnostic::{Report, Source};
 use crate::library::Library;
 use crate::limits::Limits;
 use crate::parse;
 use crate::permissions::Permissions;
+use crate::support;
 use crate::yaml::{self, Content, Entry, Node, Scalar};
 
 /// Reads the report's source and checks it by all rules of the language, with the workflows that it calls as far as the
@@ -23,6 +26,64 @@ pub(crate) fn workflow(report: &mut Report<'_>, limits: &Limits, library: &dyn L
         report.language(0..0, "jobs", message, "split it into several workflows");
     }
     Some(root)
+}
+
+/// The file of a called workflow, relative to the checkout where it lies in it.
+pub(crate) fn file_of(uses: &str) -> &str {
+    uses.strip_prefix("./").unwrap_or(uses)
+}
+
+/// Adds what caisson cannot or will not do with the calls of a workflow, and inside the workflows that it calls.
+pub(crate) fn support(root: &Node, limits: &Limits, library: &dyn Library, report: &mut Report<'_>) {
+    support_below(root, limits, library, &mut BTreeSet::new(), report);
+}
+
+fn support_below(root: &Node, limits: &Limits, library: &dyn Library, seen: &mut BTreeSet<String>, report: &mut Report<'_>) {
+    for entry in root.get("jobs").map(Node::entries).unwrap_or_default() {
+        let Some(uses) = entry.value.get("uses") else { continue };
+        let (Some(text), path) = (uses.text(), parse::join("jobs", &entry.key)) else { continue };
+        check_support(&entry.value, uses, &text, &path, library, report);
+        // Each file once, whoever calls it: what is wrong in it is wrong for all.
+        let Some(called) = library.workflow(&text).filter(|_| seen.insert(text.clone())) else { continue };
+        let mut inner = Report::new(Source::new(file_of(&text), called));
+        if let Some(called) = yaml::read(&mut inner, limits) {
+            support::check(&called, limits.cells, &mut inner);
+            support_below(&called, limits, library, seen, &mut inner);
+        }
+        report.absorb(inner);
+    }
+}
+
+fn check_support(job: &Node, uses: &Node, text: &str, path: &str, library: &dyn Library, report: &mut Report<'_>) {
+    let below = format!("{path}.uses");
+    let inherits = job.get("secrets").filter(|secrets| secrets.text().is_some_and(|text| text == "inherit"));
+    if !text.starts_with("./") {
+        let message = format!("the workflow `{text}` is of another repository: nothing is fetched at run time");
+        report.unsupported(uses.at.clone(), &below, message, "copy the workflow into .github/workflows and call it with `./`");
+        if let Some(inherits) = inherits {
+            let message = "all secrets would be handed to a workflow of another repository";
+            report.security(inherits.at.clone(), &format!("{path}.secrets"), message, "name the secrets that it needs, one by one");
+        }
+    } else if library.workflow(text).is_none() {
+        let message = format!("the called workflow {text} is not in the checkout");
+        report.unsupported(
+            uses.at.clone(),
+            &below,
+            message,
+            "correct the path: ./.github/workflows/NAME.yml, from the top of the checkout",
+        );
+    }
+    for entry in job.get("secrets").map(Node::entries).unwrap_or_default() {
+        if entry.value.text().is_none_or(|text| called::secret_named(&text).is_none()) {
+            let message = "a secret can be handed over by its name only, not as a text or expression that is made of others";
+            let help = format!("write `{}: ${{{{ secrets.NAME }}}}`", entry.key);
+            report.unsupported(entry.value.at.clone(), &format!("{path}.secrets.{}", entry.key), message, help);
+        }
+    }
+    if let Some(entry) = job.get("strategy").and_then(|strategy| strategy.entry("max-parallel")) {
+        let message = "`max-parallel` has no effect on a job that calls a workflow: its cells run side by side";
+        report.warning(entry.key_at.clone(), &format!("{path}.strategy.max-parallel"), message, "nothing to do");
+    }
 }
 
 struct Calls<'l> {
@@ -68,7 +129,7 @@ impl Calls<'_> {
             report.language(call.uses_at.clone(), call.path, message, "call fewer workflows from called ones");
             return;
         }
-        let mut inner = Report::new(Source::new(call.uses, text));
+        let mut inner = Report::new(Source::new(file_of(call.uses), text));
         if let Some(called) = yaml::read(&mut inner, self.limits) {
             check::tree(&called, &mut inner);
             check_handed(call, &called, report);

@@ -50,7 +50,7 @@ impl<'t> Source<'t> {
 #[derive(Debug)]
 pub(crate) struct Report<'t> {
     pub(crate) source: Source<'t>,
-    findings: Vec<Diagnostic>,
+    pub(crate) findings: Vec<Diagnostic>,
 }
 
 /// What is said about a place; see [`Report::add`].

@@ -10,6 +10,7 @@ use caisson_model::outcome::Outcome;
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 
+use crate::calling;
 use crate::matrix::{self, Cell};
 use crate::plan::PlannedJob;
 
@@ -45,6 +46,20 @@ pub enum Expansion {
         /// Why: lower case, no full stop.
         reason: String,
     },
+    /// It calls a workflow: these jobs come into the run, and `collector` takes the job's place, under its key, to wait for them.
+    Called {
+        /// The jobs of the called workflow, for every cell of the caller's matrix.
+        jobs: Vec<PlannedJob>,
+        /// What the calling job is from now on.
+        collector: Box<PlannedJob>,
+    },
+    /// It called a workflow, whose jobs have ended.
+    Ended {
+        /// The worst of theirs.
+        outcome: Outcome,
+        /// What the called workflow gives out.
+        outputs: IndexMap<String, String>,
+    },
 }
 
 /// Decides whether a job runs, and as which cells. Pure.
@@ -52,7 +67,10 @@ pub enum Expansion {
 /// # Errors
 /// One finding about the key whose value cannot be used.
 pub fn expand(job: &PlannedJob, ready: &Ready) -> Result<Expansion, Diagnostic> {
-    let needs = Needs { job, ready, contexts: needed_contexts(ready) };
+    let needs = Needs { job, ready, contexts: needed_contexts(job, ready) };
+    if let Some(collector) = &job.collector {
+        return calling::collect(&needs, collector);
+    }
     if let Some(reason) = needs.skip_reason()? {
         return Ok(Expansion::Skipped { reason });
     }
@@ -62,18 +80,25 @@ pub fn expand(job: &PlannedJob, ready: &Ready) -> Result<Expansion, Diagnostic> 
         Some(cells) => cells.into_iter().map(Some).collect(),
         None => vec![None],
     };
-    let specs = cells.into_iter().enumerate().map(|(index, cell)| {
-        let strategy = Strategy { fail_fast, job_index: index as u32, job_total: total, max_parallel };
-        needs.cell(cell, strategy)
-    });
+    let strategy = |index| Strategy { fail_fast, job_index: index, job_total: total, max_parallel };
+    if let Some(call) = &job.call {
+        return calling::call(&needs, call, cells, strategy);
+    }
+    let specs = (0..).zip(cells).map(|(index, cell)| needs.cell(cell, strategy(index)));
     specs.collect::<Result<Vec<_>, _>>().map(Expansion::Cells)
 }
 
-fn needed_contexts(ready: &Ready) -> Contexts {
+/// What jobs of a called workflow call each other by.
+fn inside<'k>(job: &PlannedJob, key: &'k str) -> &'k str {
+    job.scope.as_ref().and_then(|scope| key.strip_prefix(&scope.prefix)).unwrap_or(key)
+}
+
+fn needed_contexts(job: &PlannedJob, ready: &Ready) -> Contexts {
     let needs: Object = ready
         .needs
         .iter()
         .map(|(key, need)| {
+            let key = inside(job, key);
             let outputs: Object = need.outputs.iter().map(|(name, value)| (name, value.as_str())).collect();
             let mut object = Object::new();
             object.insert("result", need.outcome.result());
@@ -87,13 +112,14 @@ fn needed_contexts(ready: &Ready) -> Contexts {
     };
     Contexts::new()
         .with("github", object(&ready.contexts.github))
-        .with("inputs", object(&ready.contexts.inputs))
+        .with("inputs", object(job.scope.as_ref().map_or(&ready.contexts.inputs, |scope| &scope.inputs)))
         .with("vars", object(&ready.contexts.vars))
         .with("needs", needs)
 }
 
 /// The contexts of a job's `if:`, with the status of what it needs.
 struct JobStatus<'r> {
+    job: &'r PlannedJob,
     contexts: &'r Contexts,
     ready: &'r Ready,
 }
@@ -107,7 +133,7 @@ impl Context for JobStatus<'_> {
         let named: Vec<String> = arguments.iter().map(Value::to_text).collect();
         let mut outcomes = Vec::new();
         for (key, need) in &self.ready.needs {
-            if named.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case(key)) {
+            if named.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case(inside(self.job, key))) {
                 outcomes.push(need.outcome);
             }
         }
@@ -129,16 +155,17 @@ struct Evaluated {
     max_parallel: Option<u32>,
 }
 
-struct Needs<'r> {
-    job: &'r PlannedJob,
-    ready: &'r Ready,
-    contexts: Contexts,
+/// A job and what is known when all that it needs has ended.
+pub(crate) struct Needs<'r> {
+    pub(crate) job: &'r PlannedJob,
+    pub(crate) ready: &'r Ready,
+    pub(crate) contexts: Contexts,
 }
 
 impl Needs<'_> {
     fn skip_reason(&self) -> Result<Option<String>, Diagnostic> {
         let text = self.job.condition.as_ref().map(|condition| condition.0.as_str()).unwrap_or_default();
-        let status = JobStatus { contexts: &self.contexts, ready: self.ready };
+        let status = JobStatus { job: self.job, contexts: &self.contexts, ready: self.ready };
         let holds =
             Condition::parse(text).and_then(|condition| condition.evaluate(&status)).map_err(|error| self.finding("if", error.message))?;
         if holds {
@@ -146,7 +173,7 @@ impl Needs<'_> {
         }
         let unmet = self.ready.needs.iter().find(|(_, need)| need.outcome != Outcome::Success);
         Ok(Some(match unmet {
-            Some((key, need)) if text.is_empty() => format!("it needs '{key}', which ended with {}", need.outcome),
+            Some((key, need)) if text.is_empty() => format!("it needs '{}', which ended with {}", inside(self.job, key), need.outcome),
             _ if text.is_empty() => "the run was cancelled, or a job before it failed".to_owned(),
             _ => format!("its condition is false: {}", text.trim()),
         }))
@@ -175,8 +202,8 @@ impl Needs<'_> {
         Ok(Evaluated { cells, fail_fast, max_parallel })
     }
 
-    fn cell(&self, cell: Option<Cell>, strategy: Strategy) -> Result<JobSpec, Diagnostic> {
-        let job = self.job;
+    /// The contexts of one cell, and its `matrix`: an object, or null without a matrix.
+    pub(crate) fn cell_contexts(&self, cell: Option<Cell>, strategy: &Strategy) -> (Contexts, Json) {
         let matrix = cell.map_or(Json::Null, Json::Object);
         let contexts = self.contexts.clone().with("matrix", Value::from_json(&matrix)).with(
             "strategy",
@@ -187,6 +214,16 @@ impl Needs<'_> {
                 "max-parallel": strategy.max_parallel.unwrap_or(strategy.job_total),
             })),
         );
+        (contexts, matrix)
+    }
+
+    fn cell(&self, cell: Option<Cell>, strategy: Strategy) -> Result<JobSpec, Diagnostic> {
+        let job = self.job;
+        let (contexts, matrix) = self.cell_contexts(cell, &strategy);
+        let mut shared = self.ready.contexts.clone();
+        if let Some(scope) = &job.scope {
+            shared.inputs = scope.inputs.clone();
+        }
         let id = JobId { run: self.ready.run, index: self.ready.first_index.saturating_add(strategy.job_index) };
         Ok(JobSpec {
             id,
@@ -196,24 +233,26 @@ impl Needs<'_> {
             labels: self.labels(&contexts)?,
             matrix,
             strategy,
-            needs: self.ready.needs.clone(),
+            needs: self.ready.needs.iter().map(|(key, need)| (inside(job, key).to_owned(), need.clone())).collect(),
             workflow_env: job.workflow_env.clone(),
             env: job.env.clone(),
             outputs: job.outputs.clone(),
             steps: job.steps.clone(),
             timeout: self.timeout(&contexts)?,
             continue_on_error: self.continue_on_error(&contexts)?,
-            contexts: self.ready.contexts.clone(),
+            contexts: shared,
             source: self.ready.source,
         })
     }
 
     /// The name as written, with the cell's values appended unless it holds an expression that can tell cells apart.
-    fn name(&self, matrix: &Json, contexts: &Contexts) -> Result<String, Diagnostic> {
-        let (base, told_apart) = match &self.job.name {
+    pub(crate) fn name(&self, matrix: &Json, contexts: &Contexts) -> Result<String, Diagnostic> {
+        let (own, told_apart) = match &self.job.name {
             Some(name) if !name.0.is_empty() => (self.text(&name.0, contexts, "name")?, name.0.contains("${{")),
-            _ => (self.job.key.0.clone(), false),
+            _ => (inside(self.job, &self.job.key.0).to_owned(), false),
         };
+        let title = self.job.scope.as_ref().map(|scope| scope.title.as_str()).unwrap_or_default();
+        let base = format!("{title}{own}");
         let label = matrix.as_object().map(matrix::label).filter(|label| !told_apart && !label.is_empty());
         Ok(match label {
             Some(label) => format!("{base} ({label})"),
@@ -264,12 +303,12 @@ impl Needs<'_> {
         Template::parse(text).map_err(refuse)?.evaluate(contexts).map_err(refuse)
     }
 
-    fn text(&self, text: &str, contexts: &Contexts, key: &str) -> Result<String, Diagnostic> {
+    pub(crate) fn text(&self, text: &str, contexts: &Contexts, key: &str) -> Result<String, Diagnostic> {
         self.value(text, contexts, key).map(|value| value.to_text())
     }
 
     /// JSON with all expressions in its texts evaluated.
-    fn evaluated(&self, json: &Json, contexts: &Contexts, key: &str) -> Result<Json, Diagnostic> {
+    pub(crate) fn evaluated(&self, json: &Json, contexts: &Contexts, key: &str) -> Result<Json, Diagnostic> {
         Ok(match json {
             Json::String(text) if text.contains("${{") => self.value(text, contexts, key)?.to_json(),
             Json::Array(items) => items.iter().map(|item| self.evaluated(item, contexts, key)).collect::<Result<Vec<_>, _>>()?.into(),
@@ -284,7 +323,7 @@ impl Needs<'_> {
         })
     }
 
-    fn finding(&self, key: &str, message: String) -> Diagnostic {
+    pub(crate) fn finding(&self, key: &str, message: String) -> Diagnostic {
         Diagnostic {
             severity: Severity::Error,
             kind: DiagnosticKind::Language,

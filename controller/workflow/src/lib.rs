@@ -17,6 +17,8 @@
 //! [`plan()`], [`expand()`], [`check()`], [`events()`], [`render()`].
 
 mod actions;
+mod called;
+mod calling;
 mod calls;
 mod check;
 mod diagnostic;
@@ -39,6 +41,7 @@ mod taint;
 mod uses;
 mod yaml;
 
+pub use called::{CallScope, Collector, PlannedCall, PlannedInput};
 pub use diagnostic::{any_error, render};
 pub use expand::{Expansion, Ready, expand};
 pub use library::{Library, NoLibrary};

@@ -6,6 +6,13 @@ pub trait Library {
     fn workflow(&self, uses: &str) -> Option<&str>;
 }
 
+/// The texts of a checkout, by path.
+impl Library for indexmap::IndexMap<String, String> {
+    fn workflow(&self, uses: &str) -> Option<&str> {
+        self.get(uses.strip_prefix("./")?).map(String::as_str)
+    }
+}
+
 /// A library without workflows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoLibrary;

@@ -2,7 +2,7 @@
 
 use caisson_model::diagnostic::Diagnostic;
 
-use crate::calls::workflow;
+use crate::calls::{self, workflow};
 use crate::diagnostic::{Report, Source, any_error};
 use crate::events::triggers;
 use crate::library::{Library, NoLibrary};
@@ -26,6 +26,7 @@ pub fn check(text: &str, file: &str, limits: &Limits, library: &dyn Library) -> 
     let mut report = Report::new(Source::new(file, text));
     if let Some(root) = workflow(&mut report, limits, library) {
         support::check(&root, limits.cells, &mut report);
+        calls::support(&root, limits, library, &mut report);
     }
     report.into_findings()
 }

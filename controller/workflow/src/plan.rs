@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::called::{self, CallScope, Collector, Handed, PlannedCall};
 use crate::calls;
 use crate::check;
 use crate::diagnostic::{Report, Source, any_error};
@@ -24,7 +25,7 @@ use crate::library::{Library, NoLibrary};
 use crate::limits::Limits;
 use crate::support;
 use crate::uses::Uses;
-use crate::yaml::{Content, Node};
+use crate::yaml::{self, Content, Node};
 
 /// A workflow that may run: everything about it that can be known before its first job starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,47 @@ pub struct PlannedJob {
     pub places: IndexMap<String, Location>,
     /// The most cells that its matrix may have.
     pub max_cells: usize,
+    /// The workflow that it calls, in place of steps.
+    #[serde(default)]
+    pub call: Option<Box<PlannedCall>>,
+    /// Where it stands, when its workflow was called.
+    #[serde(default)]
+    pub scope: Option<CallScope>,
+    /// What it waits for, once it has called a workflow.
+    #[serde(default)]
+    pub collector: Option<Box<Collector>>,
+}
+
+impl Plan {
+    /// All jobs, those of called workflows after the job that calls them, each with its key from outside: `build/test`.
+    pub fn all_jobs(&self) -> Vec<(JobKey, &PlannedJob)> {
+        fn add<'j>(prefix: &str, jobs: &'j [PlannedJob], all: &mut Vec<(JobKey, &'j PlannedJob)>) {
+            for job in jobs {
+                let key = format!("{prefix}{}", job.key);
+                all.push((JobKey(key.clone()), job));
+                if let Some(call) = &job.call {
+                    add(&format!("{key}/"), &call.jobs, all);
+                }
+            }
+        }
+        let mut all = Vec::new();
+        add("", &self.jobs, &mut all);
+        all
+    }
+
+    /// Shows every job to `change`, in the same order and with the same keys.
+    pub fn change_jobs(&mut self, change: &mut dyn FnMut(&JobKey, &mut PlannedJob)) {
+        fn go(prefix: &str, jobs: &mut [PlannedJob], change: &mut dyn FnMut(&JobKey, &mut PlannedJob)) {
+            for job in jobs {
+                let key = format!("{prefix}{}", job.key);
+                change(&JobKey(key.clone()), job);
+                if let Some(call) = &mut job.call {
+                    go(&format!("{key}/"), &mut call.jobs, change);
+                }
+            }
+        }
+        go("", &mut self.jobs, change);
+    }
 }
 
 /// `strategy:` before it is evaluated; texts may hold expressions.
@@ -114,12 +156,13 @@ pub struct Concurrency {
     pub cancel_in_progress: Option<Template>,
 }
 
-/// Checks a workflow and plans the jobs that a submission asks for. Pure; takes milliseconds.
+/// Checks a workflow and plans the jobs that a submission asks for, with the texts of the submission for what it refers to. Pure;
+/// takes milliseconds.
 ///
 /// # Errors
 /// All findings, warnings among them, when at least one is an error; sorted by place.
 pub fn plan(text: &str, file: &str, submission: &Submission) -> Result<Plan, Vec<Diagnostic>> {
-    plan_with(text, file, submission, &Limits::default(), &NoLibrary)
+    plan_with(text, file, submission, &Limits::default(), &submission.files)
 }
 
 /// The same with limits and called workflows given.
@@ -131,11 +174,14 @@ pub fn plan_with(text: &str, file: &str, submission: &Submission, limits: &Limit
     let root = calls::workflow(&mut report, limits, library);
     let Some(root) = root else { return Err(report.into_findings()) };
     support::check(&root, limits.cells, &mut report);
+    calls::support(&root, limits, library, &mut report);
+    // A call that was refused has nothing behind it that could be planned, and one of itself would have no end.
+    let library = if any_error(&report.findings) { &NoLibrary } else { library };
     if root.get("jobs").is_some_and(|jobs| jobs.entries().len() > limits.jobs) {
         // The report says so; planning that many would only take time.
         return Err(report.into_findings());
     }
-    let plan = Planner { root: &root, submission, limits }.plan(&mut report);
+    let plan = Planner { root: &root, submission, limits, library }.plan(&mut report);
     let findings = report.into_findings();
     match plan {
         Some(plan) if !any_error(&findings) => Ok(Plan { warnings: findings, ..plan }),
@@ -143,10 +189,12 @@ pub fn plan_with(text: &str, file: &str, submission: &Submission, limits: &Limit
     }
 }
 
+#[derive(Clone, Copy)]
 struct Planner<'p> {
     root: &'p Node,
     submission: &'p Submission,
     limits: &'p Limits,
+    library: &'p dyn Library,
 }
 
 impl Planner<'_> {
@@ -300,7 +348,32 @@ impl Planner<'_> {
             location: report.source.location(at),
             places,
             max_cells: self.limits.cells,
+            call: job.get("uses").and_then(Node::text).and_then(|uses| self.call(&uses, job, workflow)).map(Box::new),
+            scope: None,
+            collector: None,
         }
+    }
+
+    /// The workflow that a job calls; `None` for one that is not there, which has been refused.
+    fn call(&self, uses: &str, job: &Node, workflow: &str) -> Option<PlannedCall> {
+        let (file, text) = (calls::file_of(uses), self.library.workflow(uses)?);
+        let mut report = Report::new(Source::new(file, text));
+        let root = yaml::read(&mut report, self.limits)?;
+        let declared = |part: &str| {
+            let triggers = events::triggers(root.get("on")?);
+            triggers.into_iter().find(|trigger| trigger.event == "workflow_call")?.details?.get(part)
+        };
+        let env = pairs(root.get("env"));
+        let planner = Planner { root: &root, ..*self };
+        let inner = root.get("jobs").map(Node::entries).unwrap_or_default().iter();
+        let inner = inner.map(|entry| planner.job(&entry.key, &entry.value, entry.key_at.start, workflow, &env, &report));
+        let outputs = declared("outputs").map(Node::entries).unwrap_or_default().iter();
+        Some(PlannedCall {
+            file: file.to_owned(),
+            inputs: called::inputs(declared("inputs"), job.get("with")),
+            outputs: outputs.filter_map(|entry| Some((entry.key.clone(), Template(entry.value.get("value")?.text()?)))).collect(),
+            jobs: Handed::of(job).rename(order(inner.collect())).ok()?,
+        })
     }
 }
 

@@ -75,10 +75,6 @@ fn warn_no_effect(key: &str, value: &Node, at: std::ops::Range<usize>, path: &st
 }
 
 fn check_job(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_>) {
-    if let Some(entry) = job.entry("uses") {
-        let message = "called workflows are not supported yet";
-        report.unsupported(entry.value.at.clone(), &format!("{path}.uses"), message, "copy the called workflow's jobs into this file");
-    }
     for (key, reason, help) in REFUSED_JOB_KEYS {
         if let Some(entry) = job.entry(key)
             && !is_empty(&entry.value)

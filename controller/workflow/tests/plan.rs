@@ -101,7 +101,7 @@ fn need(outcome: Outcome, outputs: &[(&str, &str)]) -> Need {
 fn cells(job: &PlannedJob, ready: &Ready) -> Vec<JobSpec> {
     match expand(job, ready).unwrap_or_else(|finding| panic!("{}", render(&finding))) {
         Expansion::Cells(cells) => cells,
-        Expansion::Skipped { reason } => panic!("skipped: {reason}"),
+        other => panic!("no cells: {other:?}"),
     }
 }
 
@@ -313,7 +313,7 @@ fn what_caisson_does_not_support_is_refused_with_its_place() {
     ] {
         refused(&job(body), Unsupported, place, message);
     }
-    refused("on: push\njobs: {a: {uses: ./.github/workflows/x.yml}}", Unsupported, (2, 18), "called workflows");
+    refused("on: push\njobs: {a: {uses: ./.github/workflows/x.yml}}", Unsupported, (2, 18), "is not in the checkout");
 }
 
 #[test]

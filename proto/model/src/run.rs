@@ -29,6 +29,8 @@ pub struct Submission {
     pub github: Value,
     /// The source tree as a tar blob that was put before.
     pub source: Option<Digest>,
+    /// Texts of the checkout that the workflow refers to, by path: local actions and called workflows.
+    pub files: IndexMap<String, String>,
 }
 
 /// The life of a run.

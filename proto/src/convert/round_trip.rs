@@ -365,6 +365,7 @@ impl Tape {
             jobs: self.many(Tape::text),
             github: self.json(),
             source: self.maybe(Tape::digest),
+            files: self.table(),
         }
     }
     fn submit_answer(&mut self) -> Result<Submitted, ApiError> {

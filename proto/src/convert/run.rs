@@ -30,6 +30,7 @@ impl Cross for Submission {
             jobs: self.jobs,
             github_json: self.github.out(),
             source: self.source.out(),
+            files: self.files.out(),
         }
     }
 
@@ -43,6 +44,7 @@ impl Cross for Submission {
             jobs: wire.jobs,
             github: field(wire.github_json, "github_json")?,
             source: field(wire.source, "source")?,
+            files: field(wire.files, "files")?,
         })
     }
 }

@@ -31,6 +31,8 @@ impl Engine {
             };
             match expand(&planned, &ready) {
                 Ok(Expansion::Cells(cells)) if !cells.is_empty() => self.expanded(id, job, planned.key, cells),
+                Ok(Expansion::Called { jobs, collector }) => self.called(id, job, jobs, collector),
+                Ok(Expansion::Ended { outcome, outputs }) => self.end(job, NOBODY, outcome, None, outputs),
                 Ok(_) => self.end(job, NOBODY, Outcome::Skipped, None, IndexMap::new()),
                 Err(diagnostic) => {
                     let place = &diagnostic.location;
@@ -102,6 +104,9 @@ impl Engine {
             for index in others {
                 self.stop(JobId { run: id.run, index }, Outcome::Cancelled);
             }
+        }
+        if outcome.result() == "failure" {
+            self.fail_fast_across_calls(id);
         }
     }
 
