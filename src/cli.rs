@@ -322,6 +322,9 @@ pub(crate) struct Submit {
     /// The controller's address
     #[arg(long, value_name = "URL", env = "CAISSON_CONTROLLER")]
     pub(crate) controller: String,
+    /// Jobs of a higher priority are given to agents first
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) priority: i32,
     /// Watch the runs to their end, as `caisson run` does; Ctrl-C cancels them
     #[arg(long)]
     pub(crate) follow: bool,

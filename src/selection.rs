@@ -166,6 +166,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
                 github: facts.context(&event),
                 source: None,
                 files: files.iter().cloned().collect(),
+                priority: 0,
             }),
             None => notes.push(format!(
                 "{} does not run: {} does not start it (its events: {})",

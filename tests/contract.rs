@@ -5,6 +5,8 @@
 
 #[path = "contract/agent.rs"]
 mod agent;
+#[path = "contract/order.rs"]
+mod order;
 #[path = "contract/promises.rs"]
 mod promises;
 
@@ -25,13 +27,13 @@ async fn open(dir: &std::path::Path) -> Service {
 }
 
 macro_rules! contract {
-    ($($promise:ident),* $(,)?) => {
+    ($($of:ident::$promise:ident),* $(,)?) => {
         mod in_process {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
                 let dir = tempfile::tempdir().unwrap();
                 let service = super::open(dir.path()).await;
-                crate::promises::$promise(service.clone()).await;
+                crate::$of::$promise(service.clone()).await;
                 crate::agent::in_time("closing", service.close()).await;
             })*
         }
@@ -45,7 +47,7 @@ macro_rules! contract {
                 let url = format!("http://{}", listener.address());
                 let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
                 let serving = tokio::spawn(listener.serve(service.clone(), async move { drop(stopped.await) }));
-                crate::promises::$promise(super::Client::connect(&url).await.unwrap()).await;
+                crate::$of::$promise(super::Client::connect(&url).await.unwrap()).await;
                 stop.send(()).unwrap();
                 crate::agent::in_time("the end of serving", serving).await.unwrap().unwrap();
                 crate::agent::in_time("closing", service.close()).await;
@@ -55,18 +57,23 @@ macro_rules! contract {
 }
 
 contract!(
-    a_run_from_submission_to_its_end,
-    what_cannot_run_is_rejected_with_all_findings,
-    a_fenced_attempt_can_do_nothing,
-    what_is_repeated_changes_nothing,
-    secrets_are_opened_once_by_the_steps_that_name_them,
-    blobs_are_what_their_digest_says,
-    a_log_has_no_gap_and_no_repetition,
-    cancelling_is_pushed,
-    jobs_wait_for_what_they_need,
-    a_broken_session_changes_nothing_by_itself,
-    strangers_are_told_what_is_wrong,
-    labels_choose_the_agent_and_explain_says_so,
+    promises::a_run_from_submission_to_its_end,
+    promises::what_cannot_run_is_rejected_with_all_findings,
+    promises::a_fenced_attempt_can_do_nothing,
+    promises::what_is_repeated_changes_nothing,
+    promises::secrets_are_opened_once_by_the_steps_that_name_them,
+    promises::blobs_are_what_their_digest_says,
+    promises::a_log_has_no_gap_and_no_repetition,
+    promises::cancelling_is_pushed,
+    promises::jobs_wait_for_what_they_need,
+    promises::a_broken_session_changes_nothing_by_itself,
+    promises::strangers_are_told_what_is_wrong,
+    promises::labels_choose_the_agent_and_explain_says_so,
+    order::people_say_which_agents_work,
+    order::an_ended_run_is_run_again_whole_or_where_it_failed,
+    order::a_concurrency_group_has_one_member_at_a_time,
+    order::urgent_runs_come_first_and_repositories_share,
+    order::an_agent_of_the_version_before_or_after_works,
 );
 
 #[tokio::test]

@@ -25,13 +25,14 @@ const ARROWS: [(&str, &str, &[&str]); 8] = [
 ];
 
 /// Outside crates that belong to one floor: who may name them, tests included.
-const OWNED: [(&str, &[&str]); 12] = [
+const OWNED: [(&str, &[&str]); 13] = [
     ("tonic", &["caisson-proto", "caisson-controller"]),
     ("tonic-prost", &["caisson-proto"]),
     ("tonic-prost-build", &["caisson-proto"]),
     ("prost", &["caisson-proto"]),
     ("protox", &["caisson-proto"]),
     ("rusqlite", &["caisson-controller"]),
+    ("tokio-postgres", &["caisson-controller"]),
     ("granit-parser", &["caisson-workflow"]),
     ("seccompiler", &["caisson-sandbox"]),
     ("caps", &["caisson-sandbox"]),

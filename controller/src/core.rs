@@ -17,3 +17,5 @@ pub mod job;
 pub mod matching;
 pub mod record;
 pub mod state;
+pub mod terms;
+pub mod turns;

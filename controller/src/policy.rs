@@ -9,6 +9,7 @@
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not.
 
 pub mod install;
+pub mod retry;
 pub mod rules;
 mod shell;
 

@@ -3,6 +3,8 @@
 
 pub mod journal;
 pub mod memory;
+pub mod postgres;
+mod rows;
 pub mod sqlite;
 pub mod writer;
 
@@ -17,6 +19,8 @@ pub enum Place {
     Memory,
     /// A SQLite database. Made if it is not there; its directory must be.
     Sqlite(PathBuf),
+    /// A PostgreSQL database, which several controllers may share: `postgres://...`. Made ready if it is empty.
+    Postgres(String),
 }
 
 /// Opens the store and reads what it holds. Blocks.
@@ -27,5 +31,6 @@ pub fn open(place: &Place) -> Result<Opened, StoreError> {
     match place {
         Place::Memory => Ok(memory::open()),
         Place::Sqlite(path) => sqlite::open(path),
+        Place::Postgres(url) => postgres::claim(url, "")?.ok_or(StoreError::Led),
     }
 }

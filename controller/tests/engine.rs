@@ -292,7 +292,7 @@ impl World {
 
     fn act(&mut self, act: &Act) {
         match *act {
-            Act::Submit(which) => drop(self.handle(Event::Submit(plan(which))).unwrap()),
+            Act::Submit(which) => drop(self.handle(Event::Submit(plan(which), Box::default())).unwrap()),
             Act::Cancel(which) => {
                 let _unknown = self.handle(Event::Cancel(RunId(u64::from(which % 8))));
             }

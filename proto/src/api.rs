@@ -20,14 +20,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-use caisson_model::agent::Hello;
+use caisson_model::agent::{AgentView, Cordon, Hello};
 use caisson_model::diagnostic::Diagnostic;
-use caisson_model::id::{Digest, Hold, RunId, StepIndex};
+use caisson_model::id::{AgentName, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
 use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
 use caisson_model::outcome::Fault;
-use caisson_model::run::{Explanation, JobView, NumberedEvent, RunView, StepView, Submission};
+use caisson_model::run::{Explanation, JobView, NumberedEvent, RerunScope, RunView, StepView, Submission};
 use caisson_model::secret::OpenedSecrets;
 use futures_util::Stream;
 
@@ -177,4 +177,19 @@ pub trait ClientApi: BlobApi {
 
     /// Why the jobs of a run are not running.
     fn explain(&self, run: RunId) -> impl Future<Output = Result<Vec<Explanation>, ApiError>> + Send;
+
+    /// Runs the plan of an ended run again, as a new run; [`ApiError::Invalid`] while it goes on, or when nothing of it failed.
+    fn rerun(&self, run: RunId, scope: RerunScope) -> impl Future<Output = Result<RunId, ApiError>> + Send;
+
+    /// Every agent that has a session, holds an attempt, or is cordoned or revoked; by name.
+    fn agents(&self) -> impl Future<Output = Result<Vec<AgentView>, ApiError>> + Send;
+
+    /// Whether an agent is offered new jobs. Outlives sessions and restarts; an agent need not be known for it.
+    fn cordon(&self, agent: AgentName, cordon: Cordon) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Cordons an agent and lets it leave when its attempts have ended. [`ApiError::NotFound`] when it has no session.
+    fn drain(&self, agent: AgentName) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Ends an agent's session at once and gives its attempts to others; its sessions are refused from now on.
+    fn revoke_agent(&self, agent: AgentName) -> impl Future<Output = Result<(), ApiError>> + Send;
 }

@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use caisson_model::agent::Hello;
-use caisson_model::id::{Digest, Hold, RunId, StepIndex};
+use caisson_model::agent::{AgentView, Cordon, Hello};
+use caisson_model::id::{AgentName, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
 use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
-use caisson_model::run::{Explanation, NumberedEvent, RunView, Submission};
+use caisson_model::run::{Explanation, NumberedEvent, RerunScope, RunView, Submission};
 use caisson_model::secret::OpenedSecrets;
 use futures_util::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
@@ -217,5 +217,31 @@ impl ClientApi for Client {
     async fn explain(&self, run: RunId) -> Result<Vec<Explanation>, ApiError> {
         let answer = self.client.clone().explain(call(wire::ExplainRequest { run: run.out() })).await.map_err(api_error)?.into_inner();
         field(answer.explanations, "explanations").map_err(malformed)
+    }
+
+    async fn rerun(&self, run: RunId, scope: RerunScope) -> Result<RunId, ApiError> {
+        let request = call(wire::RerunRequest { run: run.out(), scope: scope.out() });
+        field(self.client.clone().rerun(request).await.map_err(api_error)?.into_inner().run, "run").map_err(malformed)
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentView>, ApiError> {
+        let answer = self.client.clone().list_agents(call(wire::ListAgentsRequest {})).await.map_err(api_error)?.into_inner();
+        field(answer.agents, "agents").map_err(malformed)
+    }
+
+    async fn cordon(&self, agent: AgentName, cordon: Cordon) -> Result<(), ApiError> {
+        let request = call(wire::CordonRequest { agent: agent.out(), cordoned: cordon == Cordon::On });
+        self.client.clone().cordon(request).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn drain(&self, agent: AgentName) -> Result<(), ApiError> {
+        self.client.clone().drain(call(wire::DrainRequest { agent: agent.out() })).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn revoke_agent(&self, agent: AgentName) -> Result<(), ApiError> {
+        self.client.clone().revoke_agent(call(wire::RevokeAgentRequest { agent: agent.out() })).await.map_err(api_error)?;
+        Ok(())
     }
 }

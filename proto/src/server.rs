@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use caisson_model::id::{Digest, Hold, StepIndex};
+use caisson_model::agent::Cordon;
+use caisson_model::id::{AgentName, Digest, Hold, StepIndex};
 use caisson_model::lease::{AgentMessage, Completion, StepReport};
 use caisson_model::log::{LogKey, LogPush, LogSeal};
 use caisson_model::run::Submission;
@@ -307,5 +308,34 @@ impl<A: AgentApi + ClientApi> Client for Server<A> {
     async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainAnswer>, Status> {
         let explanations = self.api.explain(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
         Ok(Response::new(wire::ExplainAnswer { explanations: explanations.out() }))
+    }
+
+    async fn rerun(&self, request: Request<wire::RerunRequest>) -> Result<Response<wire::RerunAnswer>, Status> {
+        let request = request.into_inner();
+        let (run, scope) = (field(request.run, "run").map_err(invalid)?, field(request.scope, "scope").map_err(invalid)?);
+        let run = self.api.rerun(run, scope).await.map_err(status)?;
+        Ok(Response::new(wire::RerunAnswer { run: run.out() }))
+    }
+
+    async fn list_agents(&self, _: Request<wire::ListAgentsRequest>) -> Result<Response<wire::ListAgentsAnswer>, Status> {
+        let agents = self.api.agents().await.map_err(status)?;
+        Ok(Response::new(wire::ListAgentsAnswer { agents: agents.out() }))
+    }
+
+    async fn cordon(&self, request: Request<wire::CordonRequest>) -> Result<Response<wire::CordonAnswer>, Status> {
+        let request = request.into_inner();
+        let cordon = if request.cordoned { Cordon::On } else { Cordon::Off };
+        self.api.cordon(AgentName(request.agent), cordon).await.map_err(status)?;
+        Ok(Response::new(wire::CordonAnswer {}))
+    }
+
+    async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::DrainAnswer>, Status> {
+        self.api.drain(AgentName(request.into_inner().agent)).await.map_err(status)?;
+        Ok(Response::new(wire::DrainAnswer {}))
+    }
+
+    async fn revoke_agent(&self, request: Request<wire::RevokeAgentRequest>) -> Result<Response<wire::RevokeAgentAnswer>, Status> {
+        self.api.revoke_agent(AgentName(request.into_inner().agent)).await.map_err(status)?;
+        Ok(Response::new(wire::RevokeAgentAnswer {}))
     }
 }

@@ -41,7 +41,7 @@ async fn hand_in(arguments: &cli::Submit, chosen: Chosen, snapshot: Snapshot) ->
     let mut runs = Vec::new();
     for submission in chosen.submissions {
         let file = submission.file.clone();
-        let submitted = embedded::submit(&client, Submission { source: Some(digest), ..submission }).await?;
+        let submitted = embedded::submit(&client, Submission { source: Some(digest), priority: arguments.priority, ..submission }).await?;
         submitted.warnings.iter().for_each(|finding| report::say(report::finding_text(finding).trim_end()));
         runs.push((submitted.run, file));
     }

@@ -36,6 +36,7 @@ fn run(state: RunState, outcome: Option<Outcome>) -> News {
         submitted: Timestamp(0),
         started: Some(Timestamp(500)),
         finished,
+        rerun_of: None,
     }))
 }
 

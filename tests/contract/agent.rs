@@ -70,10 +70,17 @@ pub(crate) fn hello(name: &str, running: Vec<Hold>) -> Hello {
 
 impl<A: Api> Agent<A> {
     pub(crate) async fn join(api: &A, hello: Hello) -> Agent<A> {
+        Agent::meet(api, hello).await
+    }
+
+    /// The same, whatever version is agreed.
+    pub(crate) async fn meet(api: &A, hello: Hello) -> Agent<A> {
+        let agreed = VersionRange::SPOKEN.agreed(hello.versions).unwrap();
         let (messages, said) = mpsc::channel(16);
         let mut answers = api.session(hello, Box::pin(ReceiverStream::new(said))).await.unwrap();
         let welcome = in_time("a welcome", answers.next()).await.unwrap().unwrap();
-        let ControllerMessage::Welcome { version: 1, verdicts, .. } = welcome else { panic!("{welcome:?}") };
+        let ControllerMessage::Welcome { version, verdicts, .. } = welcome else { panic!("{welcome:?}") };
+        assert_eq!(version, agreed);
         Agent { api: api.clone(), messages, answers, verdicts, sequence: 0 }
     }
 

@@ -1,9 +1,13 @@
 //! The engine: one function that takes an event and gives effects.
 
+mod admin;
 mod called;
 mod calls;
+mod index;
 mod moves;
+mod offers;
 mod sessions;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,9 +20,10 @@ use caisson_model::time::Timestamp;
 use crate::core::effect::Effect;
 use crate::core::event::{Answer, Event, Refusal, SessionId, Timing};
 use crate::core::job::{Job, Lease, Life};
-use crate::core::matching::{Agent, Agents, Place, Queue};
+use crate::core::matching::{Agents, Place, Queue};
 use crate::core::record::Record;
 use crate::core::state::{ApplyError, Run, State};
+use crate::core::turns::Turns;
 
 /// How many ended runs stay in memory, for late calls of their agents.
 const ENDED_RUNS: usize = 256;
@@ -31,6 +36,7 @@ pub struct Engine {
     agents: Agents,
     sessions: BTreeMap<SessionId, AgentName>,
     queue: Queue,
+    turns: Turns,
     due: BTreeSet<(Timestamp, JobId)>,
     indexed: BTreeMap<JobId, Indexed>,
     refusals: BTreeMap<JobId, BTreeMap<AgentName, Timestamp>>,
@@ -44,9 +50,10 @@ pub struct Engine {
 /// Where a job stands in the indexes.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Indexed {
-    place: Option<(Vec<String>, Place)>,
+    place: Option<Place>,
     due: Option<Timestamp>,
     holder: Option<AgentName>,
+    active: bool,
 }
 
 /// The answer to a call, or why there is none.
@@ -81,6 +88,7 @@ impl Engine {
             agents: Agents::default(),
             sessions: BTreeMap::new(),
             queue: Queue::default(),
+            turns: Turns::default(),
             due: BTreeSet::new(),
             indexed: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -91,6 +99,7 @@ impl Engine {
             now,
         };
         engine.record(Record::Opened { epoch });
+        engine.take_places();
         touched.into_iter().for_each(|job| engine.index(job));
         // A crash may have come between the end of a job and what follows from it; then all of it is missing, since one
         // event's records are one transaction. Looking once more costs nothing.
@@ -105,7 +114,7 @@ impl Engine {
     pub fn handle(&mut self, event: Event, now: Timestamp) -> (Decision, Vec<Effect>) {
         self.now = self.now.max(now);
         let decision = match event {
-            Event::Submit(plan) => self.submit(plan),
+            Event::Submit(plan, terms) => self.submit(plan, terms),
             Event::Cancel(run) => self.cancel(run),
             Event::Hello(session, hello) => self.hello(session, hello),
             Event::Message(session, message) => self.message(session, message),
@@ -114,6 +123,10 @@ impl Engine {
             Event::OpenSecrets(hold, step) => self.open_secrets(hold, step),
             Event::Complete(completion) => self.complete(completion),
             Event::Return(hold, reason) => self.give_back(hold, &reason),
+            Event::Cordon(agent, cordon) => self.cordon(agent, cordon),
+            Event::Drain(agent) => self.drain(agent),
+            Event::Revoke(agent) => self.revoke(agent),
+            Event::Admit(agent) => self.admit(agent),
             Event::Tick => {
                 self.tick();
                 Ok(Answer::Done)
@@ -220,82 +233,5 @@ impl Engine {
 
     fn run(&self, run: RunId) -> Result<&Run, Refusal> {
         self.state.runs.get(&run).ok_or_else(|| Refusal::NotFound(format!("run {run}")))
-    }
-
-    /// Brings the indexes in line with where the job is. Its group's other cells are looked at as well where `max-parallel` binds them.
-    fn index(&mut self, id: JobId) {
-        self.index_one(id);
-        let Some(run) = self.state.runs.get(&id.run) else { return };
-        let Some(spec) = run.job(id).and_then(|job| job.spec.as_ref()) else { return };
-        if spec.strategy.max_parallel.is_none() {
-            return;
-        }
-        let cells = run.group(&spec.key).map(|group| group.cells.clone()).unwrap_or_default();
-        cells.into_iter().for_each(|index| self.index_one(JobId { run: id.run, index }));
-    }
-
-    fn index_one(&mut self, id: JobId) {
-        let new = self.state.runs.get(&id.run).and_then(|run| run.job(id).map(|job| self.indexed(run, job))).unwrap_or_default();
-        let old = self.indexed.remove(&id).unwrap_or_default();
-        if old != new {
-            if let Some((labels, place)) = &old.place {
-                self.queue.remove(labels, *place);
-            }
-            if let Some((labels, place)) = &new.place {
-                self.queue.insert(labels, *place);
-            }
-            if let Some(due) = old.due {
-                self.due.remove(&(due, id));
-            }
-            if let Some(due) = new.due {
-                self.due.insert((due, id));
-            }
-            if old.holder != new.holder {
-                let gone = |name: &AgentName| Agent::absent(name.clone());
-                if let Some(name) = &old.holder {
-                    self.agents.update(name, || gone(name), |agent| agent.jobs.retain(|job| *job != id));
-                }
-                if let Some(name) = &new.holder {
-                    self.agents.update(name, || gone(name), |agent| agent.jobs.extend([id]));
-                }
-            }
-        }
-        if new != Indexed::default() {
-            self.indexed.insert(id, new);
-        }
-    }
-
-    fn indexed(&self, run: &Run, job: &Job) -> Indexed {
-        let holder = job.life.holder().cloned();
-        let due = match &job.life {
-            Life::Waiting | Life::Finished(_) => None,
-            Life::Queued { .. } => self.refusals(job.id).map(|(_, until)| until).min(),
-            Life::Offered { deadline, .. } => Some(*deadline),
-            Life::Leased(lease) | Life::Running(lease) => Some(lease.expires.min(self.limit(job, lease))),
-            Life::Suspect { lease, until } => Some((*until).min(self.limit(job, lease))),
-        };
-        let place = match (&job.life, &job.spec) {
-            (Life::Queued { since }, Some(spec)) if self.may_start(run, spec) => Some((spec.labels.clone(), (*since, job.id))),
-            _ => None,
-        };
-        Indexed { place, due, holder }
-    }
-
-    /// Whether `max-parallel` lets one more cell start.
-    fn may_start(&self, run: &Run, spec: &JobSpec) -> bool {
-        let Some(most) = spec.strategy.max_parallel else { return true };
-        let active = run.group(&spec.key).map_or(0, |group| run.cells(group).filter(|cell| cell.life.is_active()).count());
-        active < usize::try_from(most.max(1)).unwrap_or(usize::MAX)
-    }
-
-    /// When the controller itself ends the attempt: after a stop that was not followed, or long after the job's own limit.
-    fn limit(&self, job: &Job, lease: &Lease) -> Timestamp {
-        match &lease.stop {
-            Some(stop) => stop.at.after(self.timing.stop),
-            None => {
-                let timeout = job.spec.as_ref().map(|spec| spec.timeout).unwrap_or_default();
-                lease.since.after(timeout).after(self.timing.overtime)
-            }
-        }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use caisson_model::agent::Hello;
-use caisson_model::id::{Hold, RunId, StepIndex};
+use caisson_model::agent::{Cordon, Hello};
+use caisson_model::id::{AgentName, Hold, RunId, StepIndex};
 use caisson_model::lease::{AgentMessage, Completion, Recorded, StepReport};
 use caisson_workflow::Plan;
+
+use crate::core::terms::Terms;
 
 /// One session of an agent, numbered by the shell. Numbers are never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,8 +16,8 @@ pub struct SessionId(pub u64);
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A client handed in a workflow: the plan as it was admitted.
-    Submit(Box<Plan>),
+    /// A client handed in a workflow: the plan as it was admitted, and on which terms.
+    Submit(Box<Plan>, Box<Terms>),
     /// A client cancels a run.
     Cancel(RunId),
     /// An agent opened a session.
@@ -32,6 +34,14 @@ pub enum Event {
     Complete(Completion),
     /// An agent gives an attempt back.
     Return(Hold, String),
+    /// A person says whether an agent gets new jobs.
+    Cordon(AgentName, Cordon),
+    /// A person wants an agent to leave when its jobs have ended.
+    Drain(AgentName),
+    /// An agent is not trusted any more.
+    Revoke(AgentName),
+    /// An agent that was revoked has proven itself anew.
+    Admit(AgentName),
     /// The moment of [`crate::core::engine::Engine::deadline`] has come. Harmless at any other time.
     Tick,
 }
@@ -64,6 +74,9 @@ pub enum Refusal {
     /// It was done before and can be done once only.
     #[error("already used: {0}")]
     Spent(String),
+    /// The caller may not do anything.
+    #[error("{0}")]
+    Denied(String),
 }
 
 /// How long things may take.
@@ -100,7 +113,7 @@ impl Default for Timing {
             kill_after: Duration::from_millis(2500),
             stop: Duration::from_secs(6 * 60),
             overtime: Duration::from_secs(60),
-            losses: 3,
+            losses: 5,
         }
     }
 }

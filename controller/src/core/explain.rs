@@ -7,6 +7,7 @@ use crate::core::engine::Engine;
 use crate::core::event::Refusal;
 use crate::core::job::{Job, Life};
 use crate::core::state::Run;
+use crate::core::turns::Member;
 
 /// The jobs of the run that have not ended and do not run, and why.
 ///
@@ -43,6 +44,14 @@ fn waiting(run: &Run, job: &Job) -> Vec<String> {
 fn queued(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
     let Some(spec) = &job.spec else { return Vec::new() };
     let labels = spec.labels.join(", ");
+    if let Some((group, holder)) = engine.waits_for(run, job) {
+        let group = group.rsplit('\n').next().unwrap_or_default();
+        let who = match holder {
+            Member::Run(run) => format!("run {run}"),
+            Member::Job(job) => format!("job {job}"),
+        };
+        return vec![format!("the concurrency group {group} lets one run at a time, and {who} has its turn")];
+    }
     let present: Vec<_> = engine.agents().iter().filter(|(_, agent)| agent.session.is_some()).collect();
     if present.is_empty() {
         return vec!["no agent is connected".to_owned()];
@@ -59,7 +68,9 @@ fn queued(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
         return vec![format!("no connected agent serves runs-on {labels}: {}", offered.join("; "))];
     }
     let reason = |name: &caisson_model::id::AgentName, agent: &crate::core::matching::Agent| {
-        if agent.draining {
+        if agent.cordoned {
+            format!("agent {name} is cordoned")
+        } else if agent.draining {
             format!("agent {name} is draining")
         } else if agent.free() == 0 {
             format!("all {} slots of agent {name} are taken", agent.hello.slots)

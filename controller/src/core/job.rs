@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::core::record::Voice;
+use crate::core::terms::Entered;
 
 /// A job: one cell, or the placeholder of a group that waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,15 @@ pub struct Job {
     pub started: Option<Timestamp>,
     /// The agent of the last attempt.
     pub agent: Option<AgentName>,
+    /// The digest under which the spec is offered.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+    /// Attempts that ended and were tried again.
+    #[serde(default)]
+    pub retried: Vec<Hold>,
+    /// Its place in a concurrency group.
+    #[serde(default)]
+    pub turn: Option<Entered>,
     /// Where it is.
     pub life: Life,
 }
@@ -245,6 +255,24 @@ pub fn digest(spec: &JobSpec) -> Digest {
 }
 
 impl Job {
+    /// A job that waits, or the placeholder of a group.
+    pub fn waiting(id: JobId, key: JobKey, name: String) -> Job {
+        Job {
+            id,
+            key,
+            name,
+            spec: None,
+            attempts: 0,
+            losses: 0,
+            started: None,
+            agent: None,
+            digest: None,
+            retried: Vec::new(),
+            turn: None,
+            life: Life::Waiting,
+        }
+    }
+
     /// Moves to `next`.
     ///
     /// # Errors

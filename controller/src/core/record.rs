@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use caisson_workflow::{Plan, PlannedJob};
 
+use crate::core::terms::{Terms, Turn};
+
 /// The form of the records that this build writes. An older form is still read; a newer one is refused.
 pub const RECORD_VERSION: u32 = 1;
 
@@ -29,6 +31,9 @@ pub enum Record {
         at: Timestamp,
         /// Its jobs, as they were admitted.
         plan: Box<Plan>,
+        /// What came with it.
+        #[serde(default)]
+        terms: Box<Terms>,
     },
     /// A group's needs had ended and it became cells. The first takes over the id of the group's placeholder.
     Expanded {
@@ -40,6 +45,9 @@ pub enum Record {
         at: Timestamp,
         /// The cells, with their ids.
         cells: Vec<JobSpec>,
+        /// The concurrency group of each cell; shorter than the cells when the rest has none.
+        #[serde(default)]
+        turns: Vec<Option<Turn>>,
     },
     /// A job called a workflow: its jobs are in the run from now on, and the calling one waits for them.
     Called {
@@ -106,6 +114,29 @@ pub enum Record {
         /// Whether the agent is gone, rather than having given it back.
         lost: bool,
     },
+    /// An attempt ended in a way that is tried again; its job is queued again.
+    Retried {
+        /// The attempt.
+        hold: Hold,
+        /// When.
+        at: Timestamp,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A person said whether an agent gets new jobs.
+    Cordoned {
+        /// The agent.
+        agent: AgentName,
+        /// Whether it gets none.
+        on: bool,
+    },
+    /// An agent is refused from now on, or is not any more.
+    Revoked {
+        /// The agent.
+        agent: AgentName,
+        /// Whether it is refused.
+        on: bool,
+    },
     /// A job ended.
     Ended {
         /// The job.
@@ -137,6 +168,21 @@ pub enum Record {
         /// The run.
         run: RunId,
     },
+}
+
+impl Record {
+    /// The run that it changes; `None` for what concerns all.
+    pub fn run(&self) -> Option<RunId> {
+        match self {
+            Record::Opened { .. } | Record::Cordoned { .. } | Record::Revoked { .. } => None,
+            Record::Submitted { run, .. } | Record::Expanded { run, .. } | Record::Cancelled { run, .. } => Some(*run),
+            Record::Called { run, .. } | Record::RunEnded { run, .. } | Record::Forgotten { run } => Some(*run),
+            Record::Leased { hold, .. } | Record::Retried { hold, .. } => Some(hold.attempt.job.run),
+            Record::Reported { attempt, .. } | Record::SecretsOpened { attempt, .. } => Some(attempt.job.run),
+            Record::Stopping { attempt, .. } | Record::Released { attempt, .. } => Some(attempt.job.run),
+            Record::Ended { job, .. } => Some(job.run),
+        }
+    }
 }
 
 /// Whose word the end of a job is.

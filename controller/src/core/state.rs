@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use caisson_model::id::{AttemptId, Digest, JobId, JobKey, RunId};
+use caisson_model::id::{AgentName, AttemptId, Digest, JobId, JobKey, RunId};
 use caisson_model::job::{Need, RunContexts};
 use caisson_model::outcome::Outcome;
 use caisson_model::run::{RunState, RunView};
@@ -11,8 +11,9 @@ use caisson_model::time::Timestamp;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::core::job::{End, IllegalMove, Job, Lease, Life, Reports, StepLife, Stop};
+use crate::core::job::{End, IllegalMove, Job, Lease, Life, Reports, StepLife, Stop, digest};
 use crate::core::record::{Mark, Record};
+use crate::core::terms::{Entered, Terms, Turn};
 use caisson_workflow::PlannedJob;
 
 /// What the records add up to.
@@ -22,7 +23,17 @@ pub struct State {
     pub epoch: u64,
     /// The newest run.
     pub last_run: u64,
+    /// How often a concurrency group was entered.
+    #[serde(default)]
+    pub entered: u64,
+    /// Agents that get no new jobs.
+    #[serde(default)]
+    pub cordoned: BTreeSet<AgentName>,
+    /// Agents that are refused.
+    #[serde(default)]
+    pub revoked: BTreeSet<AgentName>,
     /// Runs that have not been forgotten.
+    #[serde(default)]
     pub runs: BTreeMap<RunId, Run>,
 }
 
@@ -37,6 +48,12 @@ pub struct Run {
     pub contexts: RunContexts,
     /// Its source tree.
     pub source: Option<Digest>,
+    /// On which terms it was taken in.
+    #[serde(default)]
+    pub terms: Arc<Terms>,
+    /// Its place in a concurrency group.
+    #[serde(default)]
+    pub turn: Option<Entered>,
     /// The jobs of the workflow file, in plan.
     pub groups: Vec<Group>,
     /// Cells and placeholders; job `RUN.N` is at position N - 1.
@@ -132,6 +149,14 @@ fn gather(outputs: &mut IndexMap<String, String>, of: &IndexMap<String, String>)
     outputs.extend(of.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.clone(), value.clone())));
 }
 
+fn put(set: &mut BTreeSet<AgentName>, agent: &AgentName, on: bool) {
+    if on {
+        set.insert(agent.clone());
+    } else {
+        set.remove(agent);
+    }
+}
+
 /// The outcome that stands for several.
 fn worst(outcomes: impl IntoIterator<Item = Outcome>, none: Outcome) -> Outcome {
     let rank = |outcome: &Outcome| match outcome {
@@ -146,6 +171,18 @@ fn worst(outcomes: impl IntoIterator<Item = Outcome>, none: Outcome) -> Outcome 
 }
 
 impl State {
+    /// All of it but the runs.
+    pub fn without_runs(&self) -> State {
+        State {
+            epoch: self.epoch,
+            last_run: self.last_run,
+            entered: self.entered,
+            cordoned: self.cordoned.clone(),
+            revoked: self.revoked.clone(),
+            runs: BTreeMap::new(),
+        }
+    }
+
     /// One job.
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.runs.get(&id.run)?.job(id)
@@ -163,7 +200,7 @@ impl State {
     pub fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
         match record {
             Record::Opened { epoch } => self.epoch = *epoch,
-            Record::Submitted { run, at, plan } => {
+            Record::Submitted { run, at, plan, terms } => {
                 let view = RunView {
                     id: *run,
                     workflow: plan.workflow.clone(),
@@ -174,8 +211,13 @@ impl State {
                     submitted: *at,
                     started: None,
                     finished: None,
+                    rerun_of: terms.rerun_of,
                 };
+                // What it was made of is for the store alone.
+                let kept = Terms { submission: None, ..Terms::clone(terms) };
                 let mut new = Run {
+                    turn: kept.turn.as_ref().map(|turn| self.enter(turn)),
+                    terms: Arc::new(kept),
                     view,
                     cancelled: None,
                     contexts: plan.contexts.clone(),
@@ -185,36 +227,20 @@ impl State {
                 };
                 for (index, planned) in (1..).zip(&plan.jobs) {
                     let id = JobId { run: *run, index };
-                    new.jobs.push(Job {
-                        id,
-                        key: planned.key.clone(),
-                        name: planned.name.as_ref().map_or_else(|| planned.key.0.clone(), |name| name.0.clone()),
-                        spec: None,
-                        attempts: 0,
-                        losses: 0,
-                        started: None,
-                        agent: None,
-                        life: Life::Waiting,
-                    });
+                    let name = planned.name.as_ref().map_or_else(|| planned.key.0.clone(), |name| name.0.clone());
+                    new.jobs.push(Job::waiting(id, planned.key.clone(), name));
                     new.groups.push(Group { planned: planned.clone(), cells: vec![index] });
                 }
                 self.last_run = self.last_run.max(run.0);
                 self.runs.insert(*run, new);
             }
-            Record::Expanded { run, key, at, cells } => {
+            Record::Expanded { run, key, at, cells, turns } => {
+                let turns: Vec<_> = turns.iter().map(|turn| turn.as_ref().map(|turn| self.enter(turn))).collect();
                 let state = self.run_mut(*run)?;
-                for spec in cells {
-                    let mut job = Job {
-                        id: spec.id,
-                        key: key.clone(),
-                        name: spec.name.clone(),
-                        spec: Some(Arc::new(spec.clone())),
-                        attempts: 0,
-                        losses: 0,
-                        started: None,
-                        agent: None,
-                        life: Life::Waiting,
-                    };
+                for (spec, turn) in cells.iter().zip(turns.into_iter().chain(std::iter::repeat(None))) {
+                    let mut job = Job::waiting(spec.id, key.clone(), spec.name.clone());
+                    (job.digest, job.turn) = (Some(digest(spec)), turn);
+                    job.spec = Some(Arc::new(spec.clone()));
                     job.enter(Life::Queued { since: *at })?;
                     match state.job_mut(spec.id) {
                         Some(placeholder) if placeholder.life == Life::Waiting => *placeholder = job,
@@ -236,17 +262,7 @@ impl State {
                     let title = planned.scope.as_ref().map(|scope| scope.title.as_str()).unwrap_or_default();
                     let own = planned.scope.as_ref().and_then(|scope| planned.key.0.strip_prefix(&scope.prefix)).unwrap_or(&planned.key.0);
                     let name = planned.name.as_ref().map_or(own, |name| &name.0);
-                    state.jobs.push(Job {
-                        id: JobId { run: *run, index },
-                        key: planned.key.clone(),
-                        name: format!("{title}{name}"),
-                        spec: None,
-                        attempts: 0,
-                        losses: 0,
-                        started: None,
-                        agent: None,
-                        life: Life::Waiting,
-                    });
+                    state.jobs.push(Job::waiting(JobId { run: *run, index }, planned.key.clone(), format!("{title}{name}")));
                     // Right after the caller, so that they are shown together.
                     state.groups.insert(at + offset, Group { planned: planned.clone(), cells: vec![index] });
                 }
@@ -301,6 +317,14 @@ impl State {
                 job.losses += u32::from(*lost);
                 job.enter(Life::Queued { since: *at })?;
             }
+            Record::Retried { hold, at, .. } => {
+                self.held(hold.attempt)?;
+                let job = self.known(hold.attempt.job)?;
+                job.retried.push(*hold);
+                job.enter(Life::Queued { since: *at })?;
+            }
+            Record::Cordoned { agent, on } => put(&mut self.cordoned, agent, *on),
+            Record::Revoked { agent, on } => put(&mut self.revoked, agent, *on),
             Record::Ended { job, at, hold, by, outcome, cause, outputs } => {
                 let end = End { at: *at, hold: *hold, by: *by, outcome: *outcome, cause: cause.clone(), outputs: outputs.clone() };
                 self.known(*job)?.enter(Life::Finished(end))?;
@@ -316,6 +340,11 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn enter(&mut self, turn: &Turn) -> Entered {
+        self.entered += 1;
+        Entered { group: turn.group.clone(), number: self.entered }
     }
 
     fn run_mut(&mut self, run: RunId) -> Result<&mut Run, ApplyError> {

@@ -7,6 +7,9 @@ use caisson_model::policy::{AddressRange, Destination, Preset};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::core::terms::Retry;
+use crate::policy::retry::{self, RetryRule};
+
 /// What steps may do. The default is what holds without any policy file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +20,8 @@ pub struct Rules {
     pub limits: Bounds,
     /// `[secrets]`: for every workflow.
     pub secrets: SecretRules,
+    /// `[[retry]]`: jobs that are tried again by themselves. The last entry that matches counts.
+    pub retry: Vec<RetryRule>,
     /// `[[step]]`: for steps that match. Later entries win field by field.
     pub step: Vec<StepRule>,
     /// What people call the file that the rules come from; set by whoever read it.
@@ -134,6 +139,11 @@ pub struct StepSubject<'s> {
 }
 
 impl Rules {
+    /// How often a job is tried again; `None` when no rule says anything.
+    pub fn retry_of(&self, workflow: &str, file: &str, job: &str) -> Option<Retry> {
+        retry::of(&self.retry, workflow, file, job)
+    }
+
     /// What people call where the rules come from.
     pub fn origin(&self) -> &str {
         self.origin.as_deref().unwrap_or("policy")

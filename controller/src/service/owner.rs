@@ -1,7 +1,7 @@
 //! The task that owns the engine. Commands come in through one bounded channel; what an event left behind goes to the
 //! journal's thread, and its effects and answer leave when that says it is durable. Timers are the engine's next deadline.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -21,13 +21,15 @@ use crate::core::event::{Event, SessionId};
 use crate::core::record::Record;
 use crate::logs::Logs;
 use crate::service::feeds::Feeds;
-use crate::store::journal::Transaction;
+use crate::store::journal::{Snapshot, Transaction};
 use crate::store::writer::{Progress, Writer};
 
 /// How many messages a session may be behind before it is ended: its agent comes back and is told what counts.
 pub(super) const SESSION_BACKLOG: usize = 1024;
 /// How many events may wait for the disk before no more are taken.
 const UNWRITTEN: usize = 4096;
+/// How many records a restart replays, about, at most.
+pub(super) const REPLAY: usize = 2000;
 
 /// What a session is sent.
 pub(super) type Line = mpsc::Sender<Result<ControllerMessage, ApiError>>;
@@ -139,6 +141,8 @@ pub(super) struct Owner {
     pub(super) feeds: Arc<Feeds>,
     pub(super) holds: Holds,
     pub(super) logs: Logs,
+    /// Runs that changed since the last snapshot.
+    pub(super) changed: BTreeSet<RunId>,
     /// The number of the newest event of every run that goes on.
     pub(super) numbers: BTreeMap<RunId, u64>,
     /// The lock of the folder, let go when everything is written.
@@ -150,6 +154,7 @@ struct Working {
     sessions: HashMap<SessionId, Line>,
     last_session: u64,
     last_transaction: u64,
+    unsnapped: usize,
     leaving: VecDeque<Leaving>,
     endings: JoinSet<()>,
 }
@@ -162,6 +167,7 @@ impl Owner {
             sessions: HashMap::new(),
             last_session: 0,
             last_transaction: 0,
+            unsnapped: 0,
             leaving: VecDeque::new(),
             endings: JoinSet::new(),
         };
@@ -255,6 +261,8 @@ impl Working {
             match effect {
                 Effect::Record(record) => {
                     self.owner.holds.follow(&record);
+                    self.owner.changed.extend(record.run());
+                    self.unsnapped += 1;
                     transaction.records.push(*record);
                 }
                 Effect::Tell { run, at, event } => {
@@ -275,7 +283,14 @@ impl Working {
         if !transaction.records.is_empty() || !history.is_empty() {
             self.last_transaction += 1;
             self.leaving.push_back(Leaving { number: self.last_transaction, history, effects: rest, answer });
-            return self.owner.writer.commit(self.last_transaction, transaction).await.or_else(|_ended| self.release());
+            let mut handed = self.owner.writer.commit(self.last_transaction, transaction).await;
+            if handed.is_ok() && self.unsnapped > REPLAY {
+                let changed = std::mem::take(&mut self.owner.changed);
+                self.unsnapped = 0;
+                // The state is what all records that were handed over add up to; what is not durable in it is put right at a recovery.
+                handed = self.owner.writer.snapshot(Snapshot::of(self.owner.engine.state(), &changed)).await;
+            }
+            return handed.or_else(|_ended| self.release());
         }
         // Nothing to write: it follows what is being written, so that nothing overtakes.
         self.leaving.push_back(Leaving { number: self.last_transaction, history, effects: rest, answer });

@@ -1,14 +1,14 @@
 //! What a store is: a side that writes, a side that reads, and what goes in and out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use caisson_model::id::RunId;
-use caisson_model::run::{NumberedEvent, RunView};
+use caisson_model::run::{NumberedEvent, RunView, Submission};
 
 use crate::core::record::Record;
-use crate::core::state::{ApplyError, State};
+use crate::core::state::{ApplyError, Run, State};
 
 /// What one event left behind: written whole or not at all.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,8 +26,34 @@ pub struct Held {
     pub state: State,
     /// How many records were replayed on top of the snapshot.
     pub replayed: usize,
+    /// Runs that are not in the snapshot as they are in the state.
+    pub changed: BTreeSet<RunId>,
     /// The number of the newest event of every run in the state.
     pub numbers: BTreeMap<RunId, u64>,
+}
+
+impl Held {
+    /// What brings the snapshot up to the state.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.state, &self.changed)
+    }
+}
+
+/// What changed since the last snapshot: a snapshot is written run by run, so that it costs what happened and not what there is.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The state without its runs.
+    pub whole: State,
+    /// Runs that changed; `None` for one that is not in the state any more.
+    pub runs: BTreeMap<RunId, Option<Run>>,
+}
+
+impl Snapshot {
+    /// The state, as far as it concerns these runs.
+    pub fn of(state: &State, changed: &BTreeSet<RunId>) -> Snapshot {
+        let runs = changed.iter().map(|run| (*run, state.runs.get(run).cloned())).collect();
+        Snapshot { whole: state.without_runs(), runs }
+    }
 }
 
 /// The store cannot be used.
@@ -46,6 +72,21 @@ pub enum StoreError {
         /// The newest form that is known.
         known: i64,
     },
+    /// A PostgreSQL server, or its database, does not do what is asked.
+    #[error("{0}")]
+    Server(&'static str, #[source] tokio_postgres::Error),
+    /// The address of a PostgreSQL database cannot be used.
+    #[error("read the address of the PostgreSQL database; write postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    Address(#[source] tokio_postgres::Error),
+    /// Another controller leads the database.
+    #[error("open the journal: another controller leads it")]
+    Led,
+    /// Another controller leads: this one writes nothing.
+    #[error("write to the journal: another controller leads since epoch {0} ended")]
+    Fenced(i64),
+    /// The runtime for a connection cannot be made.
+    #[error("make a runtime for the connection to the database")]
+    Runtime(#[source] std::io::Error),
     /// It is the database of something else.
     #[error("open the journal {0}: it is a database of another program")]
     Foreign(PathBuf),
@@ -91,11 +132,19 @@ pub trait Journal: Send + 'static {
     /// [`StoreError`]; nothing was added then.
     fn commit(&mut self, transactions: &[Transaction]) -> Result<(), StoreError>;
 
-    /// Replaces all records by the state that they add up to.
+    /// Puts a snapshot in the place of all records so far.
     ///
     /// # Errors
     /// [`StoreError`]; nothing has changed then.
-    fn compact(&mut self, state: &State) -> Result<(), StoreError>;
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError>;
+
+    /// Says that this controller is alive, where others wait for its end.
+    ///
+    /// # Errors
+    /// [`StoreError`] when another controller has taken over, or the store is gone.
+    fn beat(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// The side that reads. Synchronous, and quick.
@@ -117,6 +166,12 @@ pub trait Archive: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     fn run(&self, run: RunId) -> Result<Option<RunView>, StoreError>;
+
+    /// What a run was made of.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn submission(&self, run: RunId) -> Result<Option<Submission>, StoreError>;
 }
 
 /// An opened store.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_model::id::RunId;
-use caisson_model::run::{NumberedEvent, RunEvent, RunView};
+use caisson_model::run::{NumberedEvent, RunEvent, RunView, Submission};
 
-use crate::core::state::State;
-use crate::store::journal::{Archive, Held, Journal, Opened, StoreError, Transaction};
+use crate::core::record::Record;
+use crate::store::journal::{Archive, Held, Journal, Opened, Snapshot, StoreError, Transaction};
 
 #[derive(Default)]
 struct Shelf {
     histories: BTreeMap<RunId, Vec<NumberedEvent>>,
     views: BTreeMap<RunId, RunView>,
+    submissions: BTreeMap<RunId, Submission>,
 }
 
 #[derive(Clone, Default)]
@@ -34,6 +35,13 @@ impl Memory {
 impl Journal for Memory {
     fn commit(&mut self, transactions: &[Transaction]) -> Result<(), StoreError> {
         self.with(|shelf| {
+            for record in transactions.iter().flat_map(|transaction| &transaction.records) {
+                if let Record::Submitted { run, terms, .. } = record
+                    && let Some(submission) = &terms.submission
+                {
+                    shelf.submissions.insert(*run, Submission::clone(submission));
+                }
+            }
             for (run, event) in transactions.iter().flat_map(|transaction| &transaction.history) {
                 if let RunEvent::Run(view) = &event.event {
                     shelf.views.insert(*run, view.clone());
@@ -44,7 +52,7 @@ impl Journal for Memory {
         Ok(())
     }
 
-    fn compact(&mut self, _state: &State) -> Result<(), StoreError> {
+    fn snapshot(&mut self, _snapshot: &Snapshot) -> Result<(), StoreError> {
         // There are no records to replace: nothing is ever replayed.
         Ok(())
     }
@@ -65,5 +73,9 @@ impl Archive for Memory {
 
     fn run(&self, run: RunId) -> Result<Option<RunView>, StoreError> {
         Ok(self.with(|shelf| shelf.views.get(&run).cloned()))
+    }
+
+    fn submission(&self, run: RunId) -> Result<Option<Submission>, StoreError> {
+        Ok(self.with(|shelf| shelf.submissions.get(&run).cloned()))
     }
 }

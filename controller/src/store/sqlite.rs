@@ -6,23 +6,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use caisson_model::id::RunId;
-use caisson_model::run::{NumberedEvent, RunEvent, RunView};
+use caisson_model::run::{NumberedEvent, RunView, Submission};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use serde::de::DeserializeOwned;
 
-use crate::core::record::{RECORD_VERSION, Record};
-use crate::core::state::State;
-use crate::store::journal::{Archive, Held, Journal, Opened, StoreError, Transaction};
+use crate::core::record::RECORD_VERSION;
+use crate::store::journal::{Archive, Held, Journal, Opened, Snapshot, StoreError, Transaction};
+use crate::store::rows::{self, Replay, Rows};
 
 /// Says in the file's header whose database it is.
 const APPLICATION: i64 = 0x6361_6973;
 
 /// Forward only, one step each; the number of those that were done stands in `user_version`.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE journal (number INTEGER PRIMARY KEY, form INTEGER NOT NULL, record TEXT NOT NULL) STRICT;
     CREATE TABLE snapshot (only INTEGER PRIMARY KEY CHECK (only = 1), number INTEGER NOT NULL, form INTEGER NOT NULL, state TEXT NOT NULL) STRICT;
     CREATE TABLE history (run INTEGER NOT NULL, number INTEGER NOT NULL, event TEXT NOT NULL, PRIMARY KEY (run, number)) STRICT, WITHOUT ROWID;
     CREATE TABLE run (id INTEGER PRIMARY KEY, view TEXT NOT NULL) STRICT;
+", "
+    CREATE TABLE snapshot_run (run INTEGER PRIMARY KEY, state TEXT NOT NULL) STRICT;
+    CREATE TABLE submission (run INTEGER PRIMARY KEY, submission TEXT NOT NULL) STRICT;
 "];
 
 /// Opens the database at `path`, or makes one.
@@ -95,31 +98,25 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 
 fn held(connection: &Connection) -> Result<Held, StoreError> {
     let act = failed("read the journal");
-    let known = |form: i64| match form > i64::from(RECORD_VERSION) {
-        true => Err(StoreError::Newer { path: connection.path().unwrap_or_default().into(), found: form, known: RECORD_VERSION.into() }),
-        false => Ok(()),
-    };
+    let place = connection.path().unwrap_or_default().to_owned();
     let snapshot = connection
         .query_row("SELECT number, form, state FROM snapshot", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()
         .map_err(&act)?;
-    let mut held = Held::default();
+    let mut replay = Replay::default();
     let mut after = 0;
     if let Some((number, form, state)) = snapshot {
         let (number, form, state): (i64, i64, String) = (number, form, state);
-        known(form)?;
-        held.state = read("the snapshot at record", number as u64, &state)?;
+        rows::known(form, &place)?;
+        replay.whole(number, &state)?;
         after = number;
+        each(connection, "SELECT run, 0, state FROM snapshot_run WHERE run > ?", 0, |run, _, state| replay.run(run, &state))?;
     }
-    let mut statement = connection.prepare("SELECT number, form, record FROM journal WHERE number > ? ORDER BY number").map_err(&act)?;
-    let mut rows = statement.query([after]).map_err(&act)?;
-    while let Some(row) = rows.next().map_err(&act)? {
-        let (number, form, text): (i64, i64, String) = (row.get(0).map_err(&act)?, row.get(1).map_err(&act)?, row.get(2).map_err(&act)?);
-        known(form)?;
-        let record: Record = read("record", number as u64, &text)?;
-        held.state.apply(&record).map_err(|source| StoreError::Replay { number: number as u64, source })?;
-        held.replayed += 1;
-    }
+    each(connection, "SELECT number, form, record FROM journal WHERE number > ? ORDER BY number", after, |number, form, record| {
+        rows::known(form, &place)?;
+        replay.record(number, &record)
+    })?;
+    let mut held = replay.held;
     for run in held.state.runs.keys() {
         let newest = connection
             .query_row("SELECT coalesce(max(number), 0) FROM history WHERE run = ?", [run.0 as i64], |row| row.get::<_, i64>(0))
@@ -129,8 +126,19 @@ fn held(connection: &Connection) -> Result<Held, StoreError> {
     Ok(held)
 }
 
-fn read<T: DeserializeOwned>(what: &'static str, number: u64, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|source| StoreError::Row { what, number, source })
+fn each(
+    connection: &Connection,
+    sql: &str,
+    after: i64,
+    mut see: impl FnMut(i64, i64, String) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let act = failed("read the journal");
+    let mut statement = connection.prepare(sql).map_err(&act)?;
+    let mut found = statement.query([after]).map_err(&act)?;
+    while let Some(row) = found.next().map_err(&act)? {
+        see(row.get(0).map_err(&act)?, row.get(1).map_err(&act)?, row.get(2).map_err(&act)?)?;
+    }
+    Ok(())
 }
 
 struct Sqlite {
@@ -143,42 +151,46 @@ struct Sqlite {
 impl Journal for Sqlite {
     fn commit(&mut self, transactions: &[Transaction]) -> Result<(), StoreError> {
         let act = failed("write to the journal");
+        let rows = Rows::of(transactions, self.last as i64)?;
         let all = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&act)?;
-        let mut last = self.last;
         {
             let mut record = all.prepare_cached("INSERT INTO journal (number, form, record) VALUES (?, ?, ?)").map_err(&act)?;
+            for (number, text) in &rows.journal {
+                record.execute(params![number, RECORD_VERSION, text]).map_err(&act)?;
+            }
             let mut event = all.prepare_cached("INSERT INTO history (run, number, event) VALUES (?, ?, ?)").map_err(&act)?;
+            for (run, number, text) in &rows.history {
+                event.execute(params![run, number, text]).map_err(&act)?;
+            }
             let mut view = all.prepare_cached("INSERT OR REPLACE INTO run (id, view) VALUES (?, ?)").map_err(&act)?;
-            for transaction in transactions {
-                for fact in &transaction.records {
-                    last += 1;
-                    let text = serde_json::to_string(fact).map_err(StoreError::Form)?;
-                    record.execute(params![last as i64, RECORD_VERSION, text]).map_err(&act)?;
-                }
-                for (run, numbered) in &transaction.history {
-                    let text = serde_json::to_string(numbered).map_err(StoreError::Form)?;
-                    event.execute(params![run.0 as i64, numbered.number as i64, text]).map_err(&act)?;
-                    if let RunEvent::Run(now) = &numbered.event {
-                        let text = serde_json::to_string(now).map_err(StoreError::Form)?;
-                        view.execute(params![run.0 as i64, text]).map_err(&act)?;
-                    }
-                }
+            for (run, text) in &rows.views {
+                view.execute(params![run, text]).map_err(&act)?;
+            }
+            let mut submission = all.prepare_cached("INSERT OR REPLACE INTO submission (run, submission) VALUES (?, ?)").map_err(&act)?;
+            for (run, text) in &rows.submissions {
+                submission.execute(params![run, text]).map_err(&act)?;
             }
         }
         all.commit().map_err(&act)?;
-        self.last = last;
+        self.last = rows.last as u64;
         Ok(())
     }
 
-    fn compact(&mut self, state: &State) -> Result<(), StoreError> {
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let act = failed("write a snapshot to the journal");
-        let text = serde_json::to_string(state).map_err(StoreError::Form)?;
+        let (whole, put, gone) = rows::snapshot(snapshot)?;
         let all = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&act)?;
         all.execute(
             "INSERT OR REPLACE INTO snapshot (only, number, form, state) VALUES (1, ?, ?, ?)",
-            params![self.last as i64, RECORD_VERSION, text],
+            params![self.last as i64, RECORD_VERSION, whole],
         )
         .map_err(&act)?;
+        {
+            let mut run = all.prepare_cached("INSERT OR REPLACE INTO snapshot_run (run, state) VALUES (?, ?)").map_err(&act)?;
+            put.iter().try_for_each(|(id, state)| run.execute(params![id, state]).map(drop)).map_err(&act)?;
+            let mut forget = all.prepare_cached("DELETE FROM snapshot_run WHERE run = ?").map_err(&act)?;
+            gone.iter().try_for_each(|id| forget.execute([id]).map(drop)).map_err(&act)?;
+        }
         all.execute("DELETE FROM journal WHERE number <= ?", [self.last as i64]).map_err(&act)?;
         all.commit().map_err(&act)
     }
@@ -195,7 +207,7 @@ impl Reader {
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(&act)? {
             let (number, text): (i64, String) = (row.get(0).map_err(&act)?, row.get(1).map_err(&act)?);
-            found.push(read(what, number as u64, &text)?);
+            found.push(rows::read(what, number as u64, &text)?);
         }
         Ok(found)
     }
@@ -214,6 +226,10 @@ impl Archive for Reader {
 
     fn run(&self, run: RunId) -> Result<Option<RunView>, StoreError> {
         Ok(self.rows("run", "SELECT id, view FROM run WHERE id = ?", &[&(run.0 as i64)])?.pop())
+    }
+
+    fn submission(&self, run: RunId) -> Result<Option<Submission>, StoreError> {
+        Ok(self.rows("the submission of run", "SELECT run, submission FROM submission WHERE run = ?", &[&(run.0 as i64)])?.pop())
     }
 }
 
@@ -238,31 +254,26 @@ mod tests {
         let newer = dir.path().join("newer.sqlite");
         drop(open(&newer).unwrap());
         Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(open(&newer), Err(StoreError::Newer { found: 99, known: 1, .. })));
+        assert!(matches!(open(&newer), Err(StoreError::Newer { found: 99, known: 2, .. })));
         let foreign = dir.path().join("foreign.sqlite");
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE polls (id)").unwrap();
         assert!(matches!(open(&foreign), Err(StoreError::Foreign(_))));
     }
 
     #[test]
-    fn records_and_snapshots_add_up() {
+    fn a_snapshot_of_the_first_form_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.sqlite");
-        let opened = |epoch| Transaction { records: vec![Record::Opened { epoch }], history: Vec::new() };
-        let Opened { mut journal, .. } = open(&path).unwrap();
-        journal.commit(&[opened(1), opened(2)]).unwrap();
-        journal.compact(&State { epoch: 2, ..State::default() }).unwrap();
-        journal.commit(&[opened(3)]).unwrap();
-        drop(journal);
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        old.execute("INSERT INTO snapshot VALUES (1, 7, 1, '{\"epoch\":4,\"last_run\":2,\"runs\":{}}')", []).unwrap();
+        drop(old);
         let Opened { held, mut journal, .. } = open(&path).unwrap();
-        assert_eq!((held.state.epoch, held.replayed), (3, 1));
-        journal.compact(&held.state).unwrap();
+        assert_eq!((held.state.epoch, held.state.last_run), (4, 2));
+        journal.snapshot(&held.snapshot()).unwrap();
         drop(journal);
-        // The numbers go on after a snapshot that left no record behind.
-        let Opened { held, mut journal, .. } = open(&path).unwrap();
-        assert_eq!((held.state.epoch, held.replayed), (3, 0));
-        journal.commit(&[opened(4)]).unwrap();
-        drop(journal);
-        assert_eq!(open(&path).unwrap().held.state.epoch, 4);
+        assert_eq!(open(&path).unwrap().held.state.last_run, 2);
     }
 }

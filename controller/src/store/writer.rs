@@ -5,8 +5,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::core::state::State;
-use crate::store::journal::{Journal, StoreError, Transaction};
+use crate::store::journal::{Journal, Snapshot, StoreError, Transaction};
 
 /// The most transactions of one commit.
 const MOST: usize = 1024;
@@ -14,7 +13,8 @@ const MOST: usize = 1024;
 /// What the thread is told.
 enum Work {
     Commit(u64, Transaction),
-    Compact(Box<State>),
+    Snapshot(Box<Snapshot>),
+    Beat,
 }
 
 /// How far the journal has come.
@@ -61,12 +61,18 @@ impl Writer {
         self.work.send(Work::Commit(number, transaction)).await.map_err(|_| Ended)
     }
 
-    /// Replaces what was handed over so far by the state that it adds up to.
+    /// Puts a snapshot in the place of what was handed over so far.
     ///
     /// # Errors
     /// [`Ended`].
-    pub async fn compact(&self, state: State) -> Result<(), Ended> {
-        self.work.send(Work::Compact(Box::new(state))).await.map_err(|_| Ended)
+    pub async fn snapshot(&self, snapshot: Snapshot) -> Result<(), Ended> {
+        self.work.send(Work::Snapshot(Box::new(snapshot))).await.map_err(|_| Ended)
+    }
+
+    /// Lets the store know that this controller is alive, unless the thread is busy, which shows it as well.
+    pub fn beat(&self) {
+        // Full: it writes. Ended: its progress says so.
+        let _busy = self.work.try_send(Work::Beat).is_err();
     }
 
     /// Waits until everything is written and the thread has ended. Blocks.
@@ -80,14 +86,12 @@ impl Writer {
 fn write(mut journal: Box<dyn Journal>, mut arrived: mpsc::Receiver<Work>, progress: &watch::Sender<Progress>) {
     let mut next = None;
     while let Some(work) = next.take().or_else(|| arrived.blocking_recv()) {
-        let mut batch = Vec::new();
-        let mut newest = 0;
-        let mut state = None;
-        match work {
-            Work::Compact(now) => state = Some(now),
+        let done = match work {
+            Work::Beat => journal.beat().map(|()| None),
+            Work::Snapshot(snapshot) => journal.snapshot(&snapshot).map(|()| None),
             Work::Commit(number, transaction) => {
-                newest = number;
-                batch.push(transaction);
+                let mut newest = number;
+                let mut batch = vec![transaction];
                 while batch.len() < MOST {
                     match arrived.try_recv() {
                         Ok(Work::Commit(number, transaction)) => {
@@ -101,15 +105,12 @@ fn write(mut journal: Box<dyn Journal>, mut arrived: mpsc::Receiver<Work>, progr
                         Err(_) => break,
                     }
                 }
+                journal.commit(&batch).map(|()| Some(newest))
             }
-        }
-        let done = match &state {
-            Some(state) => journal.compact(state),
-            None => journal.commit(&batch),
         };
         match done {
-            Ok(()) if state.is_some() => {}
-            Ok(()) => progress.send_modify(|progress| progress.durable = newest),
+            Ok(None) => {}
+            Ok(Some(newest)) => progress.send_modify(|progress| progress.durable = newest),
             Err(error) => {
                 let failure = Some(told(&error));
                 progress.send_modify(|progress| progress.failure = failure);

@@ -24,6 +24,7 @@ mod check;
 mod diagnostic;
 mod dispatch;
 mod events;
+mod exclusion;
 mod expand;
 mod filter;
 mod library;
@@ -43,6 +44,7 @@ mod yaml;
 
 pub use called::{CallScope, Collector, PlannedCall, PlannedInput};
 pub use diagnostic::{any_error, render};
+pub use exclusion::exclusion;
 pub use expand::{Expansion, Ready, expand};
 pub use library::{Library, NoLibrary};
 pub use limits::{DefaultPermissions, Limits};

@@ -39,7 +39,7 @@ pub(crate) fn check(root: &Node, max_cells: usize, report: &mut Report<'_>) {
             }
         }
     }
-    for key in ["permissions", "concurrency", "run-name"] {
+    for key in ["permissions", "run-name"] {
         if let Some(entry) = root.entry(key) {
             warn_no_effect(key, &entry.value, entry.key_at.clone(), key, report);
         }
@@ -65,7 +65,6 @@ fn warn_no_effect(key: &str, value: &Node, at: std::ops::Range<usize>, path: &st
                 "steps that write to the forge will fail; skip them with `if:`",
             )
         }
-        "concurrency" => ("`concurrency` has no effect yet: runs do not wait for each other", "nothing to do for a single run"),
         "environment" => {
             ("`environment` has no effect: there are no protection rules and no secrets of its own", "give secrets with --secret")
         }
@@ -82,7 +81,7 @@ fn check_job(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_>) 
             report.unsupported(entry.key_at.clone(), &format!("{path}.{key}"), format!("`{key}`: {reason}"), *help);
         }
     }
-    for key in ["permissions", "concurrency", "environment"] {
+    for key in ["permissions", "environment"] {
         if let Some(entry) = job.entry(key) {
             warn_no_effect(key, &entry.value, entry.key_at.clone(), &format!("{path}.{key}"), report);
         }

@@ -364,7 +364,7 @@ fn what_has_no_effect_is_said() {
     let text = "on: push\npermissions: write-all\nconcurrency: x\njobs:\n  a:\n    runs-on: x\n    environment: prod\n    steps:\n    - {uses: actions/setup-python@v5, with: {cache: pip}}\n";
     let plan = planned(text);
     let constructs: Vec<&str> = plan.warnings.iter().map(|warning| warning.construct.as_str()).collect();
-    assert_eq!(constructs, ["permissions", "concurrency", "jobs.a.environment", "jobs.a.steps[0].with.cache"]);
+    assert_eq!(constructs, ["permissions", "jobs.a.environment", "jobs.a.steps[0].with.cache"]);
     assert!(planned("on: push\npermissions: {contents: read}\njobs: {a: {runs-on: x}}").warnings.is_empty());
     let paths = planned("on: {push: {paths: ['**.py']}}\njobs: {a: {runs-on: x}}");
     assert!(paths.warnings[0].message.contains("`paths` is not applied"));

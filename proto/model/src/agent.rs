@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentName, Hold};
+use crate::id::{AgentName, Hold, JobId};
 
 /// Versions of the contract that a side speaks, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct VersionRange {
 
 impl VersionRange {
     /// What this build speaks.
-    pub const SPOKEN: VersionRange = VersionRange { min: 1, max: 1 };
+    pub const SPOKEN: VersionRange = VersionRange { min: 1, max: 2 };
 
     /// The newest version that both sides speak, if any.
     pub fn agreed(self, other: VersionRange) -> Option<u32> {
@@ -39,6 +39,39 @@ pub struct Hello {
     pub enforces: Vec<String>,
     /// Attempts that it is running, from before the connection broke.
     pub running: Vec<Hold>,
+}
+
+/// Whether an agent is offered new jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cordon {
+    /// It is not; what it holds goes on.
+    On,
+    /// It is.
+    Off,
+}
+
+/// An agent as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Its name.
+    pub name: AgentName,
+    /// Whether it has a session now.
+    pub connected: bool,
+    /// How many jobs it runs at once; 0 when it has not been heard of since the controller started.
+    pub slots: u32,
+    /// Labels that it serves.
+    pub labels: Vec<String>,
+    /// Protections that its host can enforce.
+    pub enforces: Vec<String>,
+    /// Jobs that it was offered or holds.
+    pub jobs: Vec<JobId>,
+    /// Whether a person said that it gets no new jobs.
+    pub cordoned: bool,
+    /// Whether it said that it leaves when its jobs have ended.
+    pub draining: bool,
+    /// Whether its sessions are refused.
+    pub revoked: bool,
 }
 
 #[cfg(test)]

@@ -31,6 +31,19 @@ pub struct Submission {
     pub source: Option<Digest>,
     /// Texts of the checkout that the workflow refers to, by path: local actions and called workflows.
     pub files: IndexMap<String, String>,
+    /// Jobs of a higher one are offered first; 0 when nobody says anything.
+    pub priority: i32,
+}
+
+/// Which jobs of an ended run are run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RerunScope {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that did not succeed, and what depends on them. The others keep their results and outputs.
+    Failed,
 }
 
 /// The life of a run.
@@ -66,6 +79,9 @@ pub struct RunView {
     pub started: Option<Timestamp>,
     /// When its last job ended.
     pub finished: Option<Timestamp>,
+    /// The run whose plan it runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<RunId>,
 }
 
 /// The life of a job.

@@ -262,6 +262,7 @@ impl Tape {
             submitted: self.at(),
             started: self.maybe(Tape::at),
             finished: self.maybe(Tape::at),
+            rerun_of: self.maybe(Tape::run_id),
         }
     }
     fn job_view(&mut self) -> JobView {
@@ -366,6 +367,7 @@ impl Tape {
             github: self.json(),
             source: self.maybe(Tape::digest),
             files: self.table(),
+            priority: self.int() as i32,
         }
     }
     fn submit_answer(&mut self) -> Result<Submitted, ApiError> {

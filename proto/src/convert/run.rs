@@ -1,7 +1,10 @@
 //! What a client hands in and what it sees.
 
+use caisson_model::agent::AgentView;
 use caisson_model::log::LogRead;
-use caisson_model::run::{Explanation, JobState, JobView, NumberedEvent, RunEvent, RunState, RunView, StepState, StepView, Submission};
+use caisson_model::run::{
+    Explanation, JobState, JobView, NumberedEvent, RerunScope, RunEvent, RunState, RunView, StepState, StepView, Submission,
+};
 
 use super::{Cross, Malformed, enumeration, field, message, required};
 use crate::api::{ApiError, RunDetail, Submitted};
@@ -10,10 +13,12 @@ use crate::wire;
 enumeration!(RunState => RunState { Queued, Running, Finished });
 enumeration!(JobState => JobState { Waiting, Queued, Offered, Leased, Running, Suspect, Finished });
 enumeration!(StepState => StepState { Running, Finished });
+enumeration!(RerunScope => RerunScope { All, Failed });
 
-message!(RunView => RunView { id, workflow, file, event, state, outcome, submitted, started, finished });
+message!(RunView => RunView { id, workflow, file, event, state, outcome, submitted, started, finished, rerun_of });
 message!(JobView => JobView { key, name, state, outcome, cause, attempt, agent, started, finished, outputs } whole { id });
 message!(StepView => StepView { index, id, name, state, result, started, finished } whole { attempt });
+message!(AgentView => AgentView { name, connected, slots, labels, enforces, jobs, cordoned, draining, revoked });
 message!(Explanation => Explanation { reasons } whole { job });
 message!(RunDetail => GetRunAnswer { jobs, steps } whole { run });
 
@@ -31,6 +36,7 @@ impl Cross for Submission {
             github_json: self.github.out(),
             source: self.source.out(),
             files: self.files.out(),
+            priority: self.priority,
         }
     }
 
@@ -45,6 +51,7 @@ impl Cross for Submission {
             github: field(wire.github_json, "github_json")?,
             source: field(wire.source, "source")?,
             files: field(wire.files, "files")?,
+            priority: wire.priority,
         })
     }
 }

@@ -10,21 +10,28 @@ use crate::core::engine::{Decision, Engine};
 use crate::core::event::{Answer, Refusal};
 use crate::core::job::{Arrival, Life};
 use crate::core::record::{Mark, Record, Voice};
+use crate::core::terms::Terms;
+use crate::core::turns::Member;
 use caisson_workflow::Plan;
 
 /// No job has more steps than this; an agent that reports one is not believed.
 const MOST_STEPS: u32 = 10_000;
 
 impl Engine {
-    pub(super) fn submit(&mut self, plan: Box<Plan>) -> Decision {
+    pub(super) fn submit(&mut self, plan: Box<Plan>, terms: Box<Terms>) -> Decision {
         if plan.jobs.is_empty() {
             return Err(Refusal::Invalid("the plan has no job".to_owned()));
         }
         let run = RunId(self.state.last_run + 1);
-        self.record(Record::Submitted { run, at: self.now, plan });
+        let turn = terms.turn.clone();
+        self.record(Record::Submitted { run, at: self.now, plan, terms });
         self.tell_run(run);
         let jobs: Vec<JobId> = self.state.runs.get(&run).into_iter().flat_map(|run| run.jobs.iter().map(|job| job.id)).collect();
         jobs.into_iter().for_each(|job| self.tell_job(job));
+        let entered = self.state.runs.get(&run).and_then(|run| run.turn.clone());
+        if let (Some(turn), Some(entered)) = (turn, entered) {
+            self.enter_group(&entered, &turn, Member::Run(run));
+        }
         self.advance(run);
         Ok(Answer::Submitted(run))
     }
@@ -103,7 +110,8 @@ impl Engine {
 
     /// Whether this hold's completion is the job's result.
     fn completed(&self, hold: Hold) -> bool {
-        self.state.job(hold.attempt.job).and_then(|job| job.life.end()).is_some_and(|end| end.hold == Some(hold) && end.by == Voice::Holder)
+        let Some(job) = self.state.job(hold.attempt.job) else { return false };
+        job.retried.contains(&hold) || job.life.end().is_some_and(|end| end.hold == Some(hold) && end.by == Voice::Holder)
     }
 
     pub(super) fn open_secrets(&mut self, hold: Hold, step: StepIndex) -> Decision {
@@ -131,11 +139,25 @@ impl Engine {
         if self.completed(hold) {
             return Ok(Answer::Recorded(Recorded::AlreadyRecorded));
         }
-        self.lease(hold)?;
-        self.end(hold.attempt.job, (Some(hold), Voice::Holder), outcome, cause, outputs);
+        let stopped = self.lease(hold)?.stop.is_some();
+        if !stopped && self.tries_again(hold.attempt.job, outcome) {
+            self.record(Record::Retried { hold, at: self.now, outcome });
+            self.index(hold.attempt.job);
+            self.tell_job(hold.attempt.job);
+        } else {
+            self.end(hold.attempt.job, (Some(hold), Voice::Holder), outcome, cause, outputs);
+        }
         self.effects.push(Effect::EndLogs(hold.attempt, "the attempt was completed without sealing it".to_owned()));
         self.advance(hold.attempt.job.run);
         Ok(Answer::Recorded(Recorded::Recorded))
+    }
+
+    /// Whether a rule wants the job tried again after this outcome.
+    fn tries_again(&self, id: JobId, outcome: Outcome) -> bool {
+        let Some(run) = self.state.runs.get(&id.run) else { return false };
+        let Some(job) = run.job(id) else { return false };
+        let rule = run.terms.retry.iter().find(|(key, _)| *key == job.key);
+        rule.is_some_and(|(_, retry)| retry.on.contains(&outcome) && job.retried.len() < retry.times as usize)
     }
 
     pub(super) fn give_back(&mut self, hold: Hold, reason: &str) -> Decision {

@@ -1,6 +1,6 @@
 //! What follows: groups that become ready, stops, losses, deadlines and the end of a run.
 
-use caisson_model::id::{Hold, JobId, JobKey, RunId};
+use caisson_model::id::{Hold, JobId, RunId};
 use caisson_model::job::{JobSpec, Need};
 use caisson_model::lease::ControllerMessage;
 use caisson_model::outcome::{Cause, Outcome};
@@ -10,10 +10,19 @@ use crate::core::effect::Effect;
 use crate::core::engine::{ENDED_RUNS, Engine};
 use crate::core::job::{Job, Life};
 use crate::core::record::{Record, Voice};
-use caisson_workflow::{Expansion, PlannedJob, Ready, expand};
+use crate::core::terms::{Carried, Turn};
+use crate::core::turns::Member;
+use caisson_workflow::{Expansion, PlannedJob, Ready, exclusion, expand};
 
 /// A job that was never held.
 const NOBODY: (Option<Hold>, Voice) = (None, Voice::Controller);
+
+/// The concurrency group of a cell.
+fn turn(planned: &PlannedJob, cell: &JobSpec, repository: &str) -> Result<Option<Turn>, String> {
+    let Some(concurrency) = &planned.concurrency else { return Ok(None) };
+    let (group, cancel_in_progress) = exclusion(concurrency, &cell.contexts, Some(cell))?;
+    Ok(Some(Turn { group: format!("{repository}\n{}", group.to_lowercase()), cancel_in_progress }))
+}
 
 impl Engine {
     /// Expands every group of the run whose needs have ended, until none is left, and ends the run when all jobs have.
@@ -30,7 +39,7 @@ impl Engine {
                 source: run.source,
             };
             match expand(&planned, &ready) {
-                Ok(Expansion::Cells(cells)) if !cells.is_empty() => self.expanded(id, job, planned.key, cells),
+                Ok(Expansion::Cells(cells)) if !cells.is_empty() => self.expanded(id, job, &planned, cells),
                 Ok(Expansion::Called { jobs, collector }) => self.called(id, job, jobs, collector),
                 Ok(Expansion::Ended { outcome, outputs }) => self.end(job, NOBODY, outcome, None, outputs),
                 Ok(_) => self.end(job, NOBODY, Outcome::Skipped, None, IndexMap::new()),
@@ -48,6 +57,8 @@ impl Engine {
         {
             self.record(Record::RunEnded { run: id, at: self.now, outcome });
             self.tell_run(id);
+            let entered = self.state.runs.get(&id).and_then(|run| run.turn.clone());
+            entered.iter().for_each(|entered| self.leave_group(entered));
             self.ended.insert((self.now, id));
             if self.ended.len() > ENDED_RUNS
                 && let Some((_, oldest)) = self.ended.pop_first()
@@ -69,17 +80,45 @@ impl Engine {
         })
     }
 
-    fn expanded(&mut self, run: RunId, placeholder: JobId, key: JobKey, mut cells: Vec<JobSpec>) {
+    fn expanded(&mut self, run: RunId, placeholder: JobId, planned: &PlannedJob, mut cells: Vec<JobSpec>) {
+        let repository = self.state.runs.get(&run).map(|run| run.terms.repository.clone()).unwrap_or_default();
+        let turns = match cells.iter().map(|cell| turn(planned, cell, &repository)).collect::<Result<Vec<_>, _>>() {
+            Ok(turns) => turns,
+            Err(message) => {
+                let message = format!("jobs.{}.concurrency: {message}", planned.key);
+                return self.end(placeholder, NOBODY, Outcome::Failure, Some(Cause::Invalid { message }), IndexMap::new());
+            }
+        };
+        let key = planned.key.clone();
         let next = self.state.runs.get(&run).map_or(0, |run| run.jobs.len());
         let free = (next + 1..).filter_map(|index| u32::try_from(index).ok()).map(|index| JobId { run, index });
         for (cell, id) in cells.iter_mut().zip(std::iter::once(placeholder).chain(free)) {
             cell.id = id;
         }
         let ids: Vec<JobId> = cells.iter().map(|cell| cell.id).collect();
-        self.record(Record::Expanded { run, key, at: self.now, cells });
+        self.record(Record::Expanded { run, key, at: self.now, cells, turns: turns.clone() });
+        for id in &ids {
+            self.index(*id);
+            self.tell_job(*id);
+        }
+        for (id, turn) in ids.iter().zip(turns) {
+            let entered = self.state.job(*id).and_then(|job| job.turn.clone());
+            if let (Some(turn), Some(entered)) = (turn, entered) {
+                self.enter_group(&entered, &turn, Member::Job(*id));
+            }
+        }
         for id in ids {
-            self.index(id);
-            self.tell_job(id);
+            self.carry(id);
+        }
+    }
+
+    /// A job that kept its result from an earlier run does not run.
+    fn carry(&mut self, id: JobId) {
+        let Some(run) = self.state.runs.get(&id.run) else { return };
+        let Some(job) = run.job(id) else { return };
+        let kept = run.terms.carried.iter().find(|kept| kept.key == job.key && kept.name == job.name);
+        if let Some(Carried { outcome, outputs, .. }) = kept.cloned() {
+            self.end(id, NOBODY, outcome, None, outputs);
         }
     }
 
@@ -96,6 +135,8 @@ impl Engine {
         self.record(Record::Ended { job: id, at: self.now, hold, by, outcome, cause, outputs });
         self.index(id);
         self.tell_job(id);
+        let entered = self.state.job(id).and_then(|job| job.turn.clone());
+        entered.iter().for_each(|entered| self.leave_group(entered));
         let Some(run) = self.state.runs.get(&id.run) else { return };
         let Some(job) = run.job(id) else { return };
         let fails_fast = job.spec.as_ref().is_some_and(|spec| spec.strategy.fail_fast) && job.counts();

@@ -1,18 +1,15 @@
-//! Sessions, offers and beats: what agents say, and who gets which job.
+//! Sessions and beats: what agents say.
 
 use caisson_model::agent::{Hello, VersionRange};
-use caisson_model::id::{AgentName, AttemptId, Fence, Hold, JobId};
+use caisson_model::id::{AgentName, Hold, JobId};
 use caisson_model::lease::{AgentMessage, ControllerMessage, Verdict};
 
 use crate::core::effect::Effect;
 use crate::core::engine::{Decision, Engine};
 use crate::core::event::{Answer, Refusal, SessionId};
-use crate::core::job::{Lease, Life, digest};
+use crate::core::job::{Lease, Life};
 use crate::core::matching::Agent;
 use crate::core::record::Record;
-
-/// Fences count within an epoch; a new epoch begins above all that an earlier one can have given out.
-const FENCE_BITS: u32 = 40;
 
 impl Engine {
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) -> Decision {
@@ -27,6 +24,9 @@ impl Engine {
             return Err(Refusal::Invalid("hello.agent: an agent has a name".to_owned()));
         }
         let name = hello.agent.clone();
+        if self.state.revoked.contains(&name) {
+            return Err(Refusal::Denied(format!("agent {name} was revoked; it has to be enrolled again")));
+        }
         let before = self.agents.get(&name).and_then(|agent| agent.session);
         if let Some(before) = before.filter(|before| *before != session) {
             self.sessions.remove(&before);
@@ -34,7 +34,9 @@ impl Engine {
         }
         self.sessions.insert(session, name.clone());
         let running = hello.running.clone();
+        let cordoned = self.state.cordoned.contains(&name);
         let put = |agent: &mut Agent| {
+            agent.cordoned = cordoned;
             agent.session = Some(session);
             agent.draining = false;
             agent.hello = hello;
@@ -144,38 +146,5 @@ impl Engine {
         } else {
             self.index(id);
         }
-    }
-
-    /// An offer came to nothing: back in line, and not to this agent at once.
-    pub(super) fn refuse(&mut self, id: JobId, agent: &AgentName) {
-        let Some(Life::Offered { since, .. }) = self.state.job(id).map(|job| &job.life) else { return };
-        let since = *since;
-        self.refusals.entry(id).or_default().insert(agent.clone(), self.now.after(self.timing.refusal));
-        self.enter(id, Life::Queued { since });
-    }
-
-    /// Gives free slots the jobs that wait for them.
-    pub(super) fn dispatch(&mut self) {
-        while !self.queue.is_empty() {
-            let refused = |agent: &AgentName, job: JobId| self.refusals(job).any(|(name, until)| name == agent && until > self.now);
-            let found = self.agents.idle().find_map(|(name, agent)| {
-                let job = self.queue.next(agent, |job| refused(name, job))?;
-                Some((name.clone(), agent.session?, job))
-            });
-            let Some((agent, session, job)) = found else { break };
-            self.offer(agent, session, job);
-        }
-    }
-
-    fn offer(&mut self, agent: AgentName, session: SessionId, id: JobId) {
-        let Some(job) = self.state.job(id) else { return };
-        let (Life::Queued { since }, Some(spec)) = (&job.life, &job.spec) else { return };
-        let (since, digest) = (*since, digest(spec));
-        self.fences += 1;
-        let fence = Fence(self.state.epoch << FENCE_BITS | self.fences);
-        let hold = Hold { attempt: AttemptId { job: id, number: job.attempts + 1 }, fence };
-        let deadline = self.now.after(self.timing.offer);
-        self.enter(id, Life::Offered { agent, hold, deadline, since });
-        self.effects.push(Effect::Send(session, ControllerMessage::Offer { hold, spec: digest, deadline }));
     }
 }
