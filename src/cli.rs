@@ -152,6 +152,15 @@ pub(crate) struct Machine {
     /// Processes and threads of a step [default: 4096]
     #[arg(long, value_name = "N", value_parser = quantity::count)]
     pub(crate) pids: Option<u32>,
+    /// Bytes on everything that a job can write, such as 10GiB; `exec` has no limit by default [default: an equal share of what is free for each slot]
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    pub(crate) disk: Option<Bytes>,
+    /// Files and directories likewise
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub(crate) inodes: Option<u32>,
+    /// Open files of each process [default: 65536, never more than this process may have]
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub(crate) open_files: Option<u32>,
 }
 
 /// Run one command in the sandbox that steps run in, on the current directory.
@@ -165,7 +174,7 @@ Examples:
 
 The current directory is seen read-write through an overlay that is thrown away, unless --rw names it. The rest is the host's system directories, read-only; no home directories, no sockets, no network. Standard input, output and error are passed through as they are: unlike in `caisson run`, a secret that the command prints is not masked.
 
-The exit code is the command's own; 128+N when signal N ended it, 124 on --timeout, 137 when out of memory, 126 or 127 when it cannot be executed or is not found; 2, 3 or 4 when caisson itself fails.")]
+The exit code is the command's own; 128+N when signal N ended it, 124 on --timeout, 137 when out of memory, 153 when out of disk (bytes or files), 141 when it printed more than --output, 126 or 127 when it cannot be executed or is not found; 2, 3 or 4 when caisson itself fails.")]
 pub(crate) struct Exec {
     /// Host that the command may reach, at ports 443 and 80 or the one given (repeatable)
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -187,6 +196,12 @@ pub(crate) struct Exec {
     /// Directory to start in, as seen inside
     #[arg(long, value_name = "DIR")]
     pub(crate) chdir: Option<PathBuf>,
+    /// Most bytes that the command may print, on standard output and error together; beyond that it is killed
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    pub(crate) output: Option<Bytes>,
+    /// Share of the processors when others want them too: 100 is everybody's
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) cpu_weight: Option<u32>,
     /// Be root of the sandbox's own user namespace, as a package manager needs
     #[arg(long)]
     pub(crate) root: bool,

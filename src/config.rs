@@ -26,6 +26,12 @@ pub(crate) struct Config {
     pub(crate) cpus: Setting<Option<Cores>>,
     /// Processes of a step; `None` for the agent's default.
     pub(crate) pids: Setting<Option<u32>>,
+    /// Bytes on what a job can write.
+    pub(crate) disk: Setting<Option<Bytes>>,
+    /// Files and directories likewise.
+    pub(crate) inodes: Setting<Option<u32>>,
+    /// Open files of a process.
+    pub(crate) open_files: Setting<Option<u32>>,
     /// Further host paths that every step sees, read-only.
     pub(crate) ro_paths: Setting<Vec<PathBuf>>,
     /// Jobs at once; `None` for one per two cores, at least 2.
@@ -150,14 +156,17 @@ impl Explained for ConfigError {
     }
 }
 
-const KEYS: [&str; 7] = ["allow_missing", "memory", "cpus", "pids", "ro_paths", "slots", "state_dir"];
+const KEYS: [&str; 10] = ["allow_missing", "memory", "cpus", "pids", "disk", "inodes", "open_files", "ro_paths", "slots", "state_dir"];
 
-const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 12] = [
     "CAISSON_ALLOW_MISSING",
     "CAISSON_CONTROLLER",
     "CAISSON_CPUS",
+    "CAISSON_DISK",
+    "CAISSON_INODES",
     "CAISSON_LOG",
     "CAISSON_MEMORY",
+    "CAISSON_OPEN_FILES",
     "CAISSON_PIDS",
     "CAISSON_RO_PATHS",
     "CAISSON_SLOTS",
@@ -174,6 +183,10 @@ struct Layer {
     memory: Option<Bytes>,
     cpus: Option<Cores>,
     pids: Option<std::num::NonZeroU32>,
+    #[serde(default, deserialize_with = "size")]
+    disk: Option<Bytes>,
+    inodes: Option<std::num::NonZeroU32>,
+    open_files: Option<std::num::NonZeroU32>,
     #[serde(default, deserialize_with = "absolute")]
     ro_paths: Option<Vec<PathBuf>>,
     slots: Option<std::num::NonZeroU32>,
@@ -262,6 +275,9 @@ impl Config {
             memory: optional(settle!(memory, "--memory", "CAISSON_MEMORY"), |bytes| bytes),
             cpus: optional(settle!(cpus, "--cpus", "CAISSON_CPUS"), |cores| cores),
             pids: optional(settle!(pids, "--pids", "CAISSON_PIDS"), |n| n.get()),
+            disk: optional(settle!(disk, "--disk", "CAISSON_DISK"), |bytes| bytes),
+            inodes: optional(settle!(inodes, "--inodes", "CAISSON_INODES"), |n| n.get()),
+            open_files: optional(settle!(open_files, "--open-files", "CAISSON_OPEN_FILES"), |n| n.get()),
             ro_paths: or(settle!(ro_paths, "--ro", "CAISSON_RO_PATHS"), Vec::new()),
             slots: optional(settle!(slots, "--slots", "CAISSON_SLOTS"), |n| n.get()),
             state_dir: or(settle!(state_dir, "--state-dir", "CAISSON_STATE_DIR"), places.state.clone()),
@@ -294,6 +310,17 @@ impl Config {
             ),
             ("cpus", self.cpus.value.map_or("no limit".to_owned(), |cores| cores.to_string()), self.cpus.origin.to_string()),
             ("pids", self.pids.value.map_or("4096".to_owned(), |n| n.to_string()), self.pids.origin.to_string()),
+            (
+                "disk",
+                self.disk.value.map_or("an equal share of what is free for each slot".to_owned(), |bytes| bytes.to_string()),
+                self.disk.origin.to_string(),
+            ),
+            (
+                "inodes",
+                self.inodes.value.map_or("an equal share of what is free for each slot".to_owned(), |n| n.to_string()),
+                self.inodes.origin.to_string(),
+            ),
+            ("open_files", self.open_files.value.map_or("65536".to_owned(), |n| n.to_string()), self.open_files.origin.to_string()),
             ("ro_paths", list(paths), self.ro_paths.origin.to_string()),
             ("slots", self.slots().to_string(), self.slots.origin.to_string()),
             ("state_dir", self.state_dir.value.display().to_string(), self.state_dir.origin.to_string()),
@@ -302,12 +329,15 @@ impl Config {
 }
 
 fn from_flags(flags: Flags) -> Layer {
-    let Machine { allow_missing, memory, cpus, pids } = flags.machine;
+    let Machine { allow_missing, memory, cpus, pids, disk, inodes, open_files } = flags.machine;
     Layer {
         allow_missing: (!allow_missing.is_empty()).then(|| allow_missing.into_iter().collect()),
         memory,
         cpus,
         pids: pids.and_then(std::num::NonZeroU32::new),
+        disk,
+        inodes: inodes.and_then(std::num::NonZeroU32::new),
+        open_files: open_files.and_then(std::num::NonZeroU32::new),
         ro_paths: None,
         slots: flags.slots.and_then(std::num::NonZeroU32::new),
         state_dir: flags.state_dir,
@@ -348,6 +378,9 @@ fn from_environment(environment: &Environment) -> Result<Layer, ConfigError> {
         memory: read("CAISSON_MEMORY", text("CAISSON_MEMORY")?, |text| text.parse::<Bytes>().map_err(|error| error.to_string()))?,
         cpus: read("CAISSON_CPUS", text("CAISSON_CPUS")?, quantity::cores)?,
         pids: read("CAISSON_PIDS", text("CAISSON_PIDS")?, positive)?,
+        disk: read("CAISSON_DISK", text("CAISSON_DISK")?, quantity::size)?,
+        inodes: read("CAISSON_INODES", text("CAISSON_INODES")?, positive)?,
+        open_files: read("CAISSON_OPEN_FILES", text("CAISSON_OPEN_FILES")?, positive)?,
         ro_paths: read("CAISSON_RO_PATHS", text("CAISSON_RO_PATHS")?, paths)?,
         slots: read("CAISSON_SLOTS", text("CAISSON_SLOTS")?, positive)?,
         state_dir: text("CAISSON_STATE_DIR")?.map(PathBuf::from),
@@ -395,13 +428,23 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text =
-            "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'";
+        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'";
         let config = with_file(text, &[], Flags::default()).unwrap();
         let values: Vec<_> = config.rows().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
         assert_eq!(
             values,
-            ["allow_missing=memory-limit", "memory=2 GiB", "cpus=1.5", "pids=9", "ro_paths=/opt/x", "slots=3", "state_dir=/s"]
+            [
+                "allow_missing=memory-limit",
+                "memory=2 GiB",
+                "cpus=1.5",
+                "pids=9",
+                "disk=1 GiB",
+                "inodes=7",
+                "open_files=8",
+                "ro_paths=/opt/x",
+                "slots=3",
+                "state_dir=/s"
+            ]
         );
     }
 

@@ -1,10 +1,26 @@
 //! From settled configuration to the rules of this host, as the agent understands them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use caisson_agent::host::HostRules;
 
 use crate::config::{Config, Environment};
+
+/// As [`rules`], for `slots` jobs at once that write below `directory`: where the operator set no limit on the disk, each
+/// job gets an equal share of what is free there now, and one share stays free.
+pub(crate) fn rules_for_jobs(config: &Config, environment: &Environment, directory: &Path) -> HostRules {
+    let mut rules = rules(config, environment);
+    let shares = u64::from(config.slots()) + 1;
+    // It may not have been made yet.
+    let there = directory.ancestors().find_map(|path| nix::sys::statvfs::statvfs(path).ok());
+    if let Some(found) = there {
+        rules.disk_bytes = rules.disk_bytes.or(Some(found.blocks_available().saturating_mul(found.fragment_size()) / shares));
+        // Some file systems have no fixed number of files.
+        rules.inodes = rules.inodes.or((found.files() > 0).then(|| found.files_available() / shares));
+    }
+    rules
+}
 
 /// The rules of this host: what it has, and what its operator configured. Reads pip's configuration; blocks for a few reads.
 pub(crate) fn rules(config: &Config, environment: &Environment) -> HostRules {
@@ -21,6 +37,9 @@ pub(crate) fn rules(config: &Config, environment: &Environment) -> HostRules {
     if let Some(pids) = config.pids.value {
         rules.pids = pids;
     }
+    rules.disk_bytes = config.disk.value.map(|bytes| bytes.0);
+    rules.inodes = config.inodes.value.map(u64::from);
+    rules.open_files = config.open_files.value.map(u64::from);
     rules.ro_paths.clone_from(&config.ro_paths.value);
     rules
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use caisson_model::outcome::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// CPU time per wall time, in thousandths of a core. Written `1.5`.
@@ -46,6 +47,15 @@ pub(crate) fn cores(text: &str) -> Result<Cores, String> {
 /// Reads a count of at least 1.
 pub(crate) fn count(text: &str) -> Result<u32, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
+}
+
+/// Reads a size of at least one byte.
+pub(crate) fn size(text: &str) -> Result<Bytes, String> {
+    match text.parse::<Bytes>() {
+        Ok(Bytes(0)) => Err("a limit is more than nothing".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Reads a positive length of time with its units: `90s`, `5m`, `1h 30m`, `250ms`.

@@ -19,6 +19,12 @@ pub struct HostRules {
     pub cpu_milli: Option<u32>,
     /// The most processes and threads.
     pub pids: u32,
+    /// The most bytes on everything that one job can write; `None` for no limit.
+    pub disk_bytes: Option<u64>,
+    /// The most files and directories likewise.
+    pub inodes: Option<u64>,
+    /// The most open files per process; `None` for the sandbox's own default.
+    pub open_files: Option<u64>,
     /// The most bytes of one step's log.
     pub log_bytes: u64,
     /// Further paths of the host that every step sees, read-only, at the same place.
@@ -60,6 +66,9 @@ impl HostRules {
             memory_bytes: memory_of_this_machine() / 4 * 3,
             cpu_milli: None,
             pids: DEFAULT_PIDS,
+            disk_bytes: None,
+            inodes: None,
+            open_files: None,
             log_bytes: DEFAULT_LOG_BYTES,
             ro_paths: Vec::new(),
             index: PackageIndex::of(environment, &files),

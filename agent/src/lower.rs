@@ -37,6 +37,8 @@ pub struct Request {
     pub system: System,
     /// What belongs to the job: mounted after the system view, in order.
     pub mounts: Vec<Mount>,
+    /// Host directories whose whole content counts against the disk limit: those of the job.
+    pub counted: Vec<PathBuf>,
     /// Secret files.
     pub secrets: Vec<SecretFile>,
     /// How long the step may take by its own and its job's timeouts.
@@ -89,6 +91,7 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
     spec.network = passage.network.clone();
     spec.secrets = request.secrets;
     spec.limits = limits(&grant.limits, host, request.timeout);
+    spec.limits.counted = request.counted;
     spec.filter = Filter { additions: grant.system_calls.iter().cloned().collect::<BTreeSet<_>>(), ..Filter::default() };
     spec.allow_missing = host.allow_missing.clone();
     (spec, passage)
@@ -97,12 +100,18 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
 /// The lower of what policy and host allow. Memory and processes always have a limit.
 pub fn limits(asked: &policy::Limits, host: &HostRules, timeout: Option<Duration>) -> spec::Limits {
     let least = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
+    let lowest = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+    let default = spec::Limits::default();
     spec::Limits {
         memory: Some(asked.memory_bytes.map_or(host.memory_bytes, |bytes| bytes.min(host.memory_bytes))),
         cpu_milli: asked.cpu_milli.into_iter().chain(host.cpu_milli).min(),
+        cpu_weight: asked.cpu_weight,
         pids: Some(asked.pids.map_or(host.pids, |pids| pids.min(host.pids))),
+        disk: lowest(asked.disk_bytes, host.disk_bytes),
+        inodes: lowest(asked.inodes, host.inodes),
+        open_files: lowest(lowest(asked.open_files, host.open_files), default.open_files),
         wall_clock: least(asked.wall, timeout).map(|limit| limit.saturating_add(BACKSTOP)),
-        ..spec::Limits::default()
+        ..default
     }
 }
 

@@ -132,7 +132,7 @@ fn directory(path: PathBuf, name: &str, system: &System) -> Mount {
             let upper = match upper {
                 // Each directory has an upper of its own below the job's.
                 Upper::Directory(below) => Upper::Directory(below.join(upper_name(name))),
-                Upper::Memory { size } => Upper::Memory { size: *size },
+                Upper::Memory { size, inodes } => Upper::Memory { size: *size, inodes: *inodes },
             };
             let owner = Some(HostOwner { uid: 0, gid: 0, seen_as: SeenAs::Root });
             Mount::Overlay { lower: vec![path.clone()], upper, target: path, owner }

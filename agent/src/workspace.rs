@@ -105,6 +105,11 @@ impl Workspace {
         }
     }
 
+    /// What counts against the job's disk limit as a whole, whichever step wrote it.
+    pub fn counted(&self) -> Vec<PathBuf> {
+        vec![self.area(), self.base.join("steps")]
+    }
+
     /// The job's directories, as every step sees them: its home (in which the checkout and `RUNNER_TEMP` lie) and the tool cache.
     pub fn mounts(&self) -> Vec<Mount> {
         let bind = |name: &str, target: &str| Mount::Bind {

@@ -199,7 +199,11 @@ impl Admission<'_> {
         Limits {
             memory_bytes: rule.memory.or(bounds.memory).map(|size| size.0),
             cpu_milli: rule.cpus.or(bounds.cpus).map(|cores| cores.0),
+            cpu_weight: rule.cpu_weight.or(bounds.cpu_weight).map(|weight| weight.0),
             pids: rule.pids.or(bounds.pids),
+            disk_bytes: rule.disk.or(bounds.disk).map(|size| size.0),
+            inodes: rule.inodes.or(bounds.inodes).map(|count| count.0),
+            open_files: rule.open_files.or(bounds.open_files).map(|count| count.0),
             wall: rule.timeout.or(bounds.timeout).map(|span| span.0),
             log_bytes: rule.log.or(bounds.log).map(|size| size.0),
         }

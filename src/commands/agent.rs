@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: cli::Agent) -> Result<Exit, Failure> {
         name,
         slots: config.slots(),
         labels: arguments.labels.clone(),
-        host: machine::rules(&config, &environment),
+        host: machine::rules_for_jobs(&config, &environment, &config.state_dir.value),
     };
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;

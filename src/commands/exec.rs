@@ -13,18 +13,19 @@ use caisson_agent::host::HostRules;
 use caisson_agent::id_claim::IdClaim;
 use caisson_agent::lower::{self, Passage, Request};
 use caisson_agent::view::{self, System};
-use caisson_model::outcome::{Bytes, EgressEntry, Fault, Verdict};
+use caisson_model::outcome::{self, Bytes, EgressEntry, Fault, Verdict};
 use caisson_model::policy::{self, Grant, Identity};
 use caisson_sandbox::error::{LaunchError, Stage, StartError, WaitError};
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Running, Stdio};
-use caisson_sandbox::outcome::{Cause, Outcome, Status};
+use caisson_sandbox::outcome::{Cause, DiskResource, Outcome, Status};
 use caisson_sandbox::spec::{Access, HostOwner, Ids, Mount, SecretFile, SecretValue, SeenAs, Spec, Upper};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
+use self::meter::{Flow, Meter};
 use crate::cli;
 use crate::commands::surroundings;
 use crate::config::{Config, Environment, Flags};
@@ -32,8 +33,12 @@ use crate::given::{self, Case};
 use crate::machine;
 use crate::report::{self, Exit, Explained, Failure};
 
+mod meter;
+
 /// Most bytes that the command may write to the throw-away overlay of the current directory; memory, like all of it.
 const SCRATCH: u64 = 4 << 30;
+/// Most files and directories of the same.
+const SCRATCH_FILES: u64 = 1 << 20;
 /// Most bytes and files of its home directory.
 const HOME_BYTES: u64 = 1 << 30;
 const HOME_FILES: u64 = 100_000;
@@ -129,20 +134,20 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     let ids = claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range()));
     let (spec, passage, grant) = describe(&arguments, &environment, &host, &secrets, mounts, ids);
     let signals = Signals::take().map_err(|source| ExecError::Host { act: "take signals over", source })?;
-    let stdio = streams().map_err(|source| ExecError::Host { act: "hand the standard streams over", source })?;
+    let (meter, stdio) = streams(arguments.output).map_err(|source| ExecError::Host { act: "hand the standard streams over", source })?;
     let mut running = match launcher.launch(&spec, stdio) {
         Ok(running) => running,
         Err(error) => return not_run(&arguments, error),
     };
-    let (outcome, ledger) = if grant.egress.is_closed() {
-        (signals.wait(&running)?, Vec::new())
+    let (ended, ledger) = if grant.egress.is_closed() {
+        (signals.wait(&running, meter)?, Vec::new())
     } else {
-        through_exit(&mut running, &signals, passage, &grant)?
+        through_exit(&mut running, &signals, meter, passage, &grant)?
     };
-    let exit = exit_of(&outcome);
-    tell(&outcome, &ledger);
+    let exit = exit_of(&ended);
+    tell(&ended, &ledger);
     if let Some(path) = &arguments.report {
-        write_report(path, &described(&arguments, exit, &outcome, &ledger))?;
+        write_report(path, &described(&arguments, exit, &ended, &ledger))?;
     }
     Ok(exit)
 }
@@ -184,13 +189,15 @@ fn describe(
         env,
         cwd,
         ids,
-        system: if arguments.root { System::Overlay(Upper::Memory { size: SCRATCH }) } else { System::ReadOnly },
+        system: if arguments.root { System::Overlay(Upper::Memory { size: SCRATCH, inodes: SCRATCH_FILES }) } else { System::ReadOnly },
         mounts,
+        counted: Vec::new(),
         secrets: secrets.iter().map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) }).collect(),
         timeout: None,
     };
     let (mut spec, passage) = lower::spec(&grant, host, request);
     spec.limits.wall_clock = arguments.timeout;
+    spec.limits.cpu_weight = arguments.cpu_weight;
     (spec, passage, grant)
 }
 
@@ -218,7 +225,7 @@ fn mounts(arguments: &cli::Exec) -> Result<Vec<Mount>, ExecError> {
     let mut listed: Vec<(PathBuf, Mount)> = Vec::new();
     if !shown && here != Path::new("/") && !view::already_visible(&here) {
         let owner = Some(owner(&here)?);
-        let upper = Upper::Memory { size: SCRATCH };
+        let upper = Upper::Memory { size: SCRATCH, inodes: SCRATCH_FILES };
         listed.push((here.clone(), Mount::Overlay { lower: vec![here.clone()], upper, target: here, owner }));
     }
     for (path, access) in bound {
@@ -236,9 +243,23 @@ fn owner(path: &Path) -> Result<HostOwner, ExecError> {
     Ok(HostOwner { uid: metadata.uid(), gid: metadata.gid(), seen_as: SeenAs::Step })
 }
 
-fn streams() -> io::Result<Stdio> {
+fn streams(limit: Option<Bytes>) -> io::Result<(Option<Meter>, Stdio)> {
     let own = |fd: BorrowedFd<'_>| -> io::Result<OwnedFd> { fd.try_clone_to_owned() };
-    Ok(Stdio { stdin: own(io::stdin().as_fd())?, stdout: own(io::stdout().as_fd())?, stderr: own(io::stderr().as_fd())? })
+    let stdin = own(io::stdin().as_fd())?;
+    match limit {
+        None => Ok((None, Stdio { stdin, stdout: own(io::stdout().as_fd())?, stderr: own(io::stderr().as_fd())? })),
+        Some(Bytes(limit)) => {
+            let (meter, [stdout, stderr]) = Meter::new(limit)?;
+            Ok((Some(meter), Stdio { stdin, stdout, stderr }))
+        }
+    }
+}
+
+/// How the command ended.
+struct Ended {
+    outcome: Outcome,
+    /// The limit on what it may print, when it was killed for passing it.
+    printed_beyond: Option<u64>,
 }
 
 /// Signals that a person or a supervisor sends to this process, passed on to the command.
@@ -255,10 +276,12 @@ impl Signals {
     }
 
     /// Waits for the end, passing signals on. A third interrupt kills.
-    fn wait(&self, running: &Running) -> Result<Outcome, ExecError> {
+    fn wait(&self, running: &Running, mut meter: Option<Meter>) -> Result<Ended, ExecError> {
         let mut interrupts = 0;
+        let mut printed_beyond = None;
         loop {
-            let mut ready = [PollFd::new(running.as_fd(), PollFlags::POLLIN), PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let mut ready = vec![PollFd::new(running.as_fd(), PollFlags::POLLIN), PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            ready.extend(meter.iter().flat_map(Meter::watched).map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)));
             match poll(&mut ready, PollTimeout::NONE) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(ExecError::Host { act: "wait for the command", source: errno.into() }),
@@ -273,8 +296,20 @@ impl Signals {
                     tracing::debug!(%error, "a signal came after the end");
                 }
             }
+            drop(ready);
+            // After the end once more: what it printed last is still in the pipe.
+            if let Some(passed) = &mut meter {
+                match passed.pass() {
+                    Flow::Within => {}
+                    flow => {
+                        printed_beyond = (flow == Flow::Beyond).then_some(passed.limit());
+                        meter = None;
+                        running.kill();
+                    }
+                }
+            }
             if ended {
-                return Ok(running.wait()?);
+                return Ok(Ended { outcome: running.wait()?, printed_beyond });
             }
         }
     }
@@ -284,9 +319,10 @@ impl Signals {
 fn through_exit(
     running: &mut Running,
     signals: &Signals,
+    meter: Option<Meter>,
     passage: Passage,
     grant: &Grant,
-) -> Result<(Outcome, Vec<EgressEntry>), ExecError> {
+) -> Result<(Ended, Vec<EgressEntry>), ExecError> {
     let host = |act| move |source| ExecError::Host { act, source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(host("start the network's threads"))?;
@@ -299,14 +335,19 @@ fn through_exit(
     };
     let listeners = running.take_listeners();
     let exit = runtime.block_on(async { Egress::open(listeners, allowed, Arc::new(|_| {})) }).map_err(host("open the way out"))?;
-    let outcome = signals.wait(running);
+    let ended = signals.wait(running, meter);
     let ledger = runtime.block_on(exit.close());
-    Ok((outcome?, ledger))
+    Ok((ended?, ledger))
 }
 
 /// The exit code that `--help` promises.
-fn exit_of(outcome: &Outcome) -> Exit {
+fn exit_of(ended: &Ended) -> Exit {
+    let Ended { outcome, printed_beyond } = ended;
     match &outcome.cause {
+        // 128 and SIGPIPE: what happens to who writes where nobody reads.
+        _ if printed_beyond.is_some() => Exit(141),
+        // 128 and SIGXFSZ.
+        Some(Cause::Disk { .. }) => Exit(153),
         Some(Cause::WallClock { .. }) => Exit(124),
         Some(Cause::OutOfMemory { .. }) => Exit(137),
         Some(Cause::InitLost) => Exit::OURS,
@@ -346,41 +387,47 @@ fn not_run(arguments: &cli::Exec, error: LaunchError) -> Result<Exit, Failure> {
     }
 }
 
-fn cause_text(cause: &Cause) -> String {
-    match cause {
-        Cause::OutOfMemory { limit, peak } => format!("out of memory: limit {}, peak {}", Bytes(*limit), Bytes(*peak)),
-        Cause::WallClock { limit } => format!("timed out after {limit:?}"),
-        Cause::Pids { limit, .. } => format!("too many processes: limit {limit}"),
-        Cause::Killed => "killed".to_owned(),
-        Cause::InitLost => "the sandbox's init died without a report".to_owned(),
+/// The kind and the text of what ended the command, as `caisson run` has them too.
+fn cause_of(ended: &Ended) -> Option<(&'static str, String)> {
+    if let Some(limit) = ended.printed_beyond {
+        return Some(("output", outcome::Cause::Output { limit }.to_string()));
     }
+    Some(match ended.outcome.cause.as_ref()? {
+        Cause::OutOfMemory { limit, peak, victim } => {
+            let victim = victim.as_ref().map(|victim| outcome::Victim { pid: victim.pid, name: victim.name.clone() });
+            ("out-of-memory", outcome::Cause::OutOfMemory { limit: *limit, peak: *peak, victim }.to_string())
+        }
+        Cause::Disk { resource, limit, used } => {
+            let resource = match resource {
+                DiskResource::Bytes => outcome::DiskResource::Bytes,
+                DiskResource::Inodes => outcome::DiskResource::Inodes,
+            };
+            ("disk", outcome::Cause::Disk { resource, limit: *limit, used: *used }.to_string())
+        }
+        Cause::WallClock { limit } => ("timed-out", outcome::Cause::TimedOut { limit: *limit }.to_string()),
+        Cause::Pids { limit, .. } => ("too-many-processes", outcome::Cause::TooManyProcesses { limit: *limit }.to_string()),
+        Cause::Killed => ("killed", "killed".to_owned()),
+        Cause::InitLost => ("init-lost", "the sandbox's init died without a report".to_owned()),
+    })
 }
 
 /// Says on standard error what the command itself cannot say.
-fn tell(outcome: &Outcome, ledger: &[EgressEntry]) {
-    if let Some(cause) = &outcome.cause {
-        report::note(&cause_text(cause));
+fn tell(ended: &Ended, ledger: &[EgressEntry]) {
+    if let Some((_, text)) = cause_of(ended) {
+        report::note(&text);
     }
     for entry in ledger.iter().filter(|entry| entry.verdict == Verdict::Refused) {
         report::note(&format!("refused: {}:{}: {}", entry.host, entry.port, entry.rule));
     }
 }
 
-fn described(arguments: &cli::Exec, exit: Exit, outcome: &Outcome, ledger: &[EgressEntry]) -> serde_json::Value {
+fn described(arguments: &cli::Exec, exit: Exit, ended: &Ended, ledger: &[EgressEntry]) -> serde_json::Value {
+    let outcome = &ended.outcome;
     let (code, signal) = match outcome.status {
         Status::Exited(code) => (Some(code), None),
         Status::Signaled(signal) => (None, Some(signal)),
     };
-    let cause = outcome.cause.as_ref().map(|cause| {
-        let kind = match cause {
-            Cause::OutOfMemory { .. } => "out-of-memory",
-            Cause::WallClock { .. } => "timed-out",
-            Cause::Pids { .. } => "too-many-processes",
-            Cause::Killed => "killed",
-            Cause::InitLost => "init-lost",
-        };
-        json!({"kind": kind, "message": cause_text(cause)})
-    });
+    let cause = cause_of(ended).map(|(kind, message)| json!({"kind": kind, "message": message}));
     let seconds = |span: std::time::Duration| span.as_secs_f64();
     json!({
         "command": arguments.command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>(),
@@ -397,6 +444,9 @@ fn described(arguments: &cli::Exec, exit: Exit, outcome: &Outcome, ledger: &[Egr
         },
         "peak_memory_bytes": outcome.usage.peak_memory,
         "peak_pids": outcome.usage.peak_pids,
+        "io": {"read_bytes": outcome.usage.read_bytes, "written_bytes": outcome.usage.written_bytes},
+        "peak_disk_bytes": outcome.usage.peak_disk,
+        "peak_inodes": outcome.usage.peak_inodes,
         "enforced": outcome.enforced.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "missing": outcome.missing.iter().map(|m| json!({"protection": m.protection.to_string(), "reason": m.reason})).collect::<Vec<_>>(),
         "egress": ledger,

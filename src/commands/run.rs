@@ -73,7 +73,7 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
         slots: config.slots(),
         labels: Vec::new(),
         state_dir: state.agent.clone(),
-        host: machine::rules(config, environment),
+        host: machine::rules_for_jobs(config, environment, &state.agent),
     };
     let submissions = chosen.submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
     Ok(Prepared { submissions, snapshot, state, rules: policy.rules, secrets, setup, launcher, output: arguments.output })

@@ -231,6 +231,10 @@ fn step_object(board: &Board, view: &StepView) -> Value {
             "teardown_ms": milliseconds(result.usage.teardown),
             "peak_memory_bytes": result.usage.peak_memory_bytes,
             "peak_pids": result.usage.peak_pids,
+            "read_bytes": result.usage.read_bytes,
+            "written_bytes": result.usage.written_bytes,
+            "peak_disk_bytes": result.usage.peak_disk_bytes,
+            "peak_inodes": result.usage.peak_inodes,
         });
         value["enforced"] = json!(result.enforcement.enforced);
         value["missing"] = json!(result.enforcement.missing);
@@ -275,7 +279,7 @@ mod tests {
         {"type":"log","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","at":"1970-01-01T00:00:01.500Z","text":"\u001b[31mFAILED\u001b[0m (failures=1)"}
         {"type":"annotation","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","level":"error","message":"expected 2, got \u001b[31m3","title":null,"file":"polls/tests.py","line":12,"column":null}
         {"type":"egress","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","at":"1970-01-01T00:00:02.000Z","host":"evil.example.com","port":443,"verdict":"refused","rule":"no rule allows it","address":null,"sent":0,"received":0}
-        {"type":"step","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","id":null,"name":"Run tests","state":"finished","started":"1970-01-01T00:00:01.000Z","finished":"1970-01-01T00:00:03.500Z","outcome":"failure","conclusion":"failure","exit_code":1,"cause":{"kind":"exit-code","code":1,"text":"exit code 1","fault":"user"},"usage":{"wall_ms":2400.0,"user_ms":0.0,"system_ms":0.0,"build_ms":0.0,"teardown_ms":0.0,"peak_memory_bytes":100663296,"peak_pids":null},"enforced":["seccomp"],"missing":[{"protection":"landlock","reason":"this kernel has none"}],"summary":"## 41 of 42 tests passed\n"}
+        {"type":"step","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","id":null,"name":"Run tests","state":"finished","started":"1970-01-01T00:00:01.000Z","finished":"1970-01-01T00:00:03.500Z","outcome":"failure","conclusion":"failure","exit_code":1,"cause":{"kind":"exit-code","code":1,"text":"exit code 1","fault":"user"},"usage":{"wall_ms":2400.0,"user_ms":0.0,"system_ms":0.0,"build_ms":0.0,"teardown_ms":0.0,"peak_memory_bytes":100663296,"peak_pids":null,"read_bytes":0,"written_bytes":0,"peak_disk_bytes":null,"peak_inodes":null},"enforced":["seccomp"],"missing":[{"protection":"landlock","reason":"this kernel has none"}],"summary":"## 41 of 42 tests passed\n"}
         "###);
     }
 }

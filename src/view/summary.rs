@@ -33,6 +33,7 @@ pub(crate) fn render(board: &Board, colours: bool) -> String {
     let painter = Painter { board, colours };
     let mut out = String::from("\n");
     painter.table(&mut out);
+    painter.usage(&mut out);
     painter.network(&mut out);
     painter.annotations(&mut out);
     painter.protections(&mut out);
@@ -84,9 +85,42 @@ impl Painter<'_> {
                 console::truncate_str(&text::clean(&job.cause(), false), WIDEST, "…").into_owned(),
             ]);
         }
-        let widths: [usize; 6] =
+        self.rows(out, "", &rows, [false, true, false, true, true, false]);
+    }
+
+    /// What each step cost: its own time, the processors', memory, the disks, processes, and what its sandbox took.
+    fn usage(&self, out: &mut String) {
+        let mut rows: Vec<[String; 9]> =
+            vec![["STEP", "WALL", "USER", "SYSTEM", "MEMORY", "READ", "WRITTEN", "PIDS", "SANDBOX"].map(str::to_owned)];
+        let ran = self.steps().filter_map(|(job, step)| Some((job, step, step.view.result.as_ref()?)));
+        for (job, step, result) in ran.filter(|(_, _, result)| result.outcome != Outcome::Skipped) {
+            let usage = &result.usage;
+            let seconds = |span: std::time::Duration| format!("{:.1}s", span.as_secs_f64());
+            rows.push([
+                self.place(job, step),
+                seconds(usage.wall),
+                seconds(usage.user),
+                seconds(usage.system),
+                usage.peak_memory_bytes.map(|peak| Bytes(peak).to_string()).unwrap_or_default(),
+                Bytes(usage.read_bytes).to_string(),
+                Bytes(usage.written_bytes).to_string(),
+                usage.peak_pids.map(|pids| pids.to_string()).unwrap_or_default(),
+                format!("{:.0} ms", (usage.build + usage.teardown).as_secs_f64() * 1e3),
+            ]);
+        }
+        if rows.len() > 1 {
+            self.heading(out, "Cost of each step");
+            let all = rows.len() - 1;
+            rows.truncate(MOST + 1);
+            self.rows(out, "  ", &rows, [false, true, true, true, true, true, true, true, true]);
+            self.rest(out, all);
+        }
+    }
+
+    /// A table with its heads; `right` are the columns of numbers.
+    fn rows<const N: usize>(&self, out: &mut String, indent: &str, rows: &[[String; N]], right: [bool; N]) {
+        let widths: [usize; N] =
             std::array::from_fn(|column| rows.iter().map(|row| console::measure_text_width(&row[column])).max().unwrap_or(0));
-        let right = [false, true, false, true, true, false];
         for (number, row) in rows.iter().enumerate() {
             let cells = row.iter().enumerate().map(|(column, cell)| {
                 let alignment = if right[column] { Alignment::Right } else { Alignment::Left };
@@ -95,7 +129,7 @@ impl Painter<'_> {
             let line = cells.collect::<Vec<_>>().join("  ");
             let line = line.trim_end();
             let line = if number == 0 { self.style(Style::new().dim()).apply_to(line).to_string() } else { line.to_owned() };
-            let _ = writeln!(out, "{line}");
+            let _ = writeln!(out, "{indent}{line}");
         }
     }
 
@@ -230,6 +264,11 @@ mod tests {
         lint             1  success   14s  96 MiB
         test (3.12)      2  failure   14s  96 MiB  Run tests: exit code 1
         package          0  skipped
+
+        Cost of each step
+          STEP                   WALL  USER  SYSTEM  MEMORY  READ  WRITTEN  PIDS  SANDBOX
+          lint/Install           2.4s  0.0s    0.0s  96 MiB   0 B      0 B           0 ms
+          test (3.12)/Run tests  2.4s  0.0s    0.0s  96 MiB   0 B      0 B           0 ms
 
         Network
           refused     evil.example.com:443  test (3.12)/Run tests  (no rule allows it)

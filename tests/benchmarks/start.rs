@@ -49,6 +49,7 @@ fn main() {
         ids: claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range())),
         system: System::ReadOnly,
         mounts: Vec::new(),
+        counted: Vec::new(),
         secrets: Vec::new(),
         timeout: None,
     };

@@ -41,6 +41,7 @@ fn needed(protection: Protection, spec: &Spec) -> bool {
         Protection::MemoryLimit => spec.limits.memory.is_some(),
         Protection::CpuLimit => spec.limits.cpu_milli.is_some(),
         Protection::PidsLimit => spec.limits.pids.is_some(),
+        Protection::DiskLimit => spec.limits.disk.is_some() || spec.limits.inodes.is_some(),
         Protection::WallClock => spec.limits.wall_clock.is_some(),
         Protection::SecretMemory => !spec.secrets.is_empty(),
         _ => true,

@@ -8,9 +8,11 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
@@ -205,10 +207,60 @@ struct Part {
 /// What a group counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
+    pub user: Option<Duration>,
+    pub system: Option<Duration>,
     pub peak_memory: Option<u64>,
     pub oom_kills: u64,
     pub peak_pids: Option<u64>,
     pub refused_forks: u64,
+}
+
+/// Where the kernel says that memory gets short or is out.
+#[derive(Debug)]
+pub(crate) enum Notices {
+    /// v1: one counter each (kernel `cgroup-v1/memory.rst`).
+    Eventfds { out: EventFd, short: EventFd },
+    /// v2: `memory.events`, which polls as exceptional when a number in it changes.
+    Events(OwnedFd),
+}
+
+impl Notices {
+    /// What to wait for.
+    pub(crate) fn watched(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        match self {
+            Self::Eventfds { out, short } => vec![(out.as_fd(), PollFlags::POLLIN), (short.as_fd(), PollFlags::POLLIN)],
+            Self::Events(events) => vec![(events.as_fd(), PollFlags::POLLPRI)],
+        }
+    }
+
+    /// What has happened since the last call.
+    pub(crate) fn take(&self) -> Shortage {
+        match self {
+            Self::Eventfds { out, .. } if out.read().is_ok() => Shortage::Out,
+            Self::Eventfds { short, .. } if short.read().is_ok() => Shortage::Short,
+            Self::Eventfds { .. } => Shortage::None,
+            Self::Events(events) => {
+                // Reading is what lets the next poll wait again.
+                let mut bytes = [0; 1024];
+                let length = nix::sys::uio::pread(events, &mut bytes, 0).unwrap_or(0);
+                let text = String::from_utf8_lossy(&bytes[..length]);
+                let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
+                match (number("oom_kill "), number("max ")) {
+                    (1.., _) => Shortage::Out,
+                    (0, 1..) => Shortage::Short,
+                    (0, 0) => Shortage::None,
+                }
+            }
+        }
+    }
+}
+
+/// How a group stands with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    None,
+    Short,
+    Out,
 }
 
 impl Group {
@@ -259,23 +311,44 @@ impl Group {
                 part.write("cpu.cfs_quota_us", &quota.to_string())?;
             }
         }
+        if let (Some(part), Some(weight)) = (self.part(Controller::Cpu), limits.cpu_weight) {
+            let weight = weight.clamp(1, 10_000);
+            if v2 {
+                part.write("cpu.weight", &weight.to_string())?;
+            } else {
+                // 1024 shares are what a weight of 100 is (kernel `cgroup-v2.rst`).
+                part.write("cpu.shares", &(u64::from(weight) * 1024 / 100).max(2).to_string())?;
+            }
+        }
         if let (Some(part), Some(pids)) = (self.part(Controller::Pids), limits.pids) {
             part.write("pids.max", &pids.to_string())?;
         }
         Ok(())
     }
 
-    /// v1: a descriptor that becomes readable when the kernel runs out of memory in this group. v2 kills the group itself.
-    pub(crate) fn oom_notice(&self) -> Result<Option<EventFd>, Failure> {
-        let Some(part) = self.part(Controller::Memory).filter(|_| self.layout == CgroupLayout::V1) else {
-            return Ok(None);
-        };
+    /// What tells when memory gets short in this group and when it is out; `None` where nothing counts memory.
+    pub(crate) fn notices(&self, limit: u64) -> Result<Option<Notices>, Failure> {
+        let Some(part) = self.part(Controller::Memory) else { return Ok(None) };
+        if self.layout == CgroupLayout::V2 {
+            return Ok(Some(Notices::Events(part.open("memory.events", OFlag::O_RDONLY)?)));
+        }
         let failed = |errno| Failure::new(Stage::Cgroup, "eventfd", errno);
-        let notice = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
-        let control = part.open("memory.oom_control", OFlag::O_RDONLY)?;
-        use std::os::fd::AsRawFd;
-        part.write("cgroup.event_control", &format!("{} {}", notice.as_fd().as_raw_fd(), control.as_raw_fd()))?;
-        Ok(Some(notice))
+        let register = |file: &str, arguments: &str| {
+            use std::os::fd::AsRawFd;
+            let notice = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
+            let control = part.open(file, OFlag::O_RDONLY)?;
+            part.write("cgroup.event_control", &format!("{} {}{arguments}", notice.as_fd().as_raw_fd(), control.as_raw_fd()))?;
+            Ok(notice)
+        };
+        let out = register("memory.oom_control", "")?;
+        let short = register("memory.usage_in_bytes", &format!(" {}", limit / 8 * 7))?;
+        Ok(Some(Notices::Eventfds { out, short }))
+    }
+
+    /// The processes in it, as the host numbers them. Where no memory is counted, none.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let text = self.part(Controller::Memory).and_then(|part| part.read("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// What was counted; zeros where nothing counts.
@@ -288,7 +361,14 @@ impl Group {
             text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
         };
         let (peak, events) = if v2 { ("memory.peak", "memory.events") } else { ("memory.max_usage_in_bytes", "memory.oom_control") };
+        // v2 counts processor time without any controller; with v1 what was waited for has to do.
+        let time = |key: &str| {
+            let text = self.parts.first().filter(|_| v2)?.read("cpu.stat")?;
+            text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).map(Duration::from_micros)
+        };
         Counts {
+            user: time("user_usec "),
+            system: time("system_usec "),
             peak_memory: number(Controller::Memory, peak),
             oom_kills: field(Controller::Memory, events, "oom_kill ").unwrap_or(0),
             peak_pids: number(Controller::Pids, "pids.peak"),

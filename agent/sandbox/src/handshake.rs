@@ -82,8 +82,8 @@ pub(crate) enum Order {
 pub(crate) enum Report {
     /// Everything that needs no spec is done.
     Warm { missing: Vec<crate::protection::Missing> },
-    /// The step has been executed; descriptors: its listeners.
-    Running { missing: Vec<crate::protection::Missing> },
+    /// The step has been executed; descriptors: its listeners, this many, then the memory file systems that init made.
+    Running { missing: Vec<crate::protection::Missing>, listeners: usize },
     /// A stage failed; init exits.
     Failed(Failure),
     /// The step's own process ended.

@@ -85,7 +85,7 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     let trees: Vec<OwnedFd> = descriptors.collect();
 
     become_init(&plan)?;
-    root::build(&plan, trees)?;
+    let memory = root::build(&plan, trees)?;
     let listeners = listen(&plan.listeners)?;
     nix::unistd::sethostname(&plan.hostname).map_err(|errno| Failure::new(Stage::Hostname, plan.hostname.clone(), errno))?;
 
@@ -118,10 +118,11 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     }
     drop(report);
     let started = Instant::now();
-    let out: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
-    handshake::send(socket.as_fd(), &Report::Running { missing: Vec::new() }, &out).map_err(failed(Stage::Release))?;
+    let out: Vec<BorrowedFd<'_>> = listeners.iter().chain(&memory).map(AsFd::as_fd).collect();
+    let running = Report::Running { missing: Vec::new(), listeners: listeners.len() };
+    handshake::send(socket.as_fd(), &running, &out).map_err(failed(Stage::Release))?;
     drop(out);
-    drop(listeners);
+    drop((listeners, memory));
     attend(socket, &deaths, step, started)
 }
 

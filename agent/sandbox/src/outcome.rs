@@ -56,6 +56,18 @@ pub enum Cause {
         limit: u64,
         /// Most bytes in use.
         peak: u64,
+        /// Which process the kernel killed, where that could be seen.
+        victim: Option<Victim>,
+    },
+    /// It wrote more bytes, or made more files, than it may; or a file system in memory that it wrote to was full and it
+    /// failed.
+    Disk {
+        /// Of what there was no more.
+        resource: DiskResource,
+        /// The limit.
+        limit: u64,
+        /// Most that was seen in use.
+        used: u64,
     },
     /// The time was over.
     WallClock {
@@ -75,6 +87,24 @@ pub enum Cause {
     InitLost,
 }
 
+/// A process that the kernel killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Victim {
+    /// Its id inside the sandbox.
+    pub pid: u32,
+    /// Its name as it gave it to itself: at most 15 bytes, with everything that is not printable replaced.
+    pub name: String,
+}
+
+/// What a disk limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DiskResource {
+    /// Bytes.
+    Bytes,
+    /// Files, directories and the like.
+    Inodes,
+}
+
 /// What a step used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Usage {
@@ -88,6 +118,14 @@ pub struct Usage {
     pub peak_memory: u64,
     /// Most processes and threads at once, init included; 0 where nothing counts them.
     pub peak_pids: u64,
+    /// Bytes that its processes made the disks read.
+    pub read_bytes: u64,
+    /// Bytes that its processes made the disks write.
+    pub written_bytes: u64,
+    /// Most bytes on disks and memory file systems that were seen; 0 without a limit on them.
+    pub peak_disk: u64,
+    /// Most files likewise.
+    pub peak_inodes: u64,
 }
 
 /// What the sandbox itself cost.

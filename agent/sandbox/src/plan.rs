@@ -27,6 +27,7 @@ pub(crate) struct Plan {
     pub listeners: Vec<SocketAddr>,
     pub rlimits: Vec<Rlimit>,
     pub tmp_size: u64,
+    pub tmp_inodes: u64,
     pub shm_size: u64,
     /// The step's filter; `None` only where seccomp is allowed to be missing.
     pub filter: Option<Vec<Instruction>>,

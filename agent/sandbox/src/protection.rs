@@ -41,6 +41,8 @@ pub enum Protection {
     CpuLimit,
     /// A limit on the number of processes and threads (pids cgroup, or the user namespace's own count since 5.14).
     PidsLimit,
+    /// A limit on bytes and files written.
+    DiskLimit,
     /// The step is killed when its time is over.
     WallClock,
     /// Secret files can't be written to swap (tmpfs `noswap`, 6.4, or a host without swap). Best effort.
@@ -51,7 +53,7 @@ pub enum Protection {
 
 impl Protection {
     /// Every protection, in the order of declaration.
-    pub const ALL: [Protection; 19] = [
+    pub const ALL: [Protection; 20] = [
         Self::UserNamespace,
         Self::PidNamespace,
         Self::MountNamespace,
@@ -68,6 +70,7 @@ impl Protection {
         Self::MemoryLimit,
         Self::CpuLimit,
         Self::PidsLimit,
+        Self::DiskLimit,
         Self::WallClock,
         Self::SecretMemory,
         Self::Keyring,
@@ -92,6 +95,7 @@ impl Protection {
             Self::MemoryLimit => "memory-limit",
             Self::CpuLimit => "cpu-limit",
             Self::PidsLimit => "pids-limit",
+            Self::DiskLimit => "disk-limit",
             Self::WallClock => "wall-clock",
             Self::SecretMemory => "secret-memory",
             Self::Keyring => "keyring",

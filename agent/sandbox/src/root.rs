@@ -28,8 +28,8 @@ const READ_ONLY: [&str; 4] = ["sys", "irq", "fs", "driver"];
 /// Bytes of the root and of all its `File`s.
 const ROOT_SIZE: &CStr = c"64m";
 
-/// Builds the tree and makes it the root.
-pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<(), Failure> {
+/// Builds the tree and makes it the root. The memory file systems that were made, for whoever counts what they hold.
+pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
     let base = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| Failure::new(Stage::Root, "ground", errno))?;
     let mut builds = plan.builds.as_slice();
@@ -48,14 +48,16 @@ pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<(), Failure> {
     ground::attach(&root, ground::NEW_ROOT).map_err(failed)?;
     let tree = Tree { root: &root, own, plan };
     tree.proc(&base)?;
-    tree.dev(&base)?;
+    let mut memory = vec![tree.dev(&base)?];
     let size = CString::new(plan.tmp_size.to_string()).map_err(|_| failed(Errno::EINVAL))?;
-    let options = [(c"mode", c"1777"), (c"size", size.as_c_str()), (c"nr_inodes", c"1m")];
+    let inodes = CString::new(plan.tmp_inodes.to_string()).map_err(|_| failed(Errno::EINVAL))?;
+    let options = [(c"mode", c"1777"), (c"size", size.as_c_str()), (c"nr_inodes", inodes.as_c_str())];
     let tmp = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
     tree.attach(&tmp, Path::new("/tmp"), true, Stage::Root)?;
+    memory.push(tmp);
     tree.directory(Path::new("/run"), Stage::Root)?;
     for build in builds {
-        tree.add(build, &trees)?;
+        memory.extend(tree.add(build, &trees)?);
     }
     if let Some(secrets) = plan.secrets {
         tree.attach(tree_at(&trees, secrets)?, Path::new("/run/secrets"), true, Stage::Secrets)?;
@@ -70,7 +72,8 @@ pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<(), Failure> {
     // Both the same directory: the old root comes to lie on top of the new one, and is taken off (pivot_root(2)).
     nix::unistd::pivot_root(".", ".").map_err(pivot)?;
     umount2(".", MntFlags::MNT_DETACH).map_err(pivot)?;
-    nix::unistd::chdir("/").map_err(pivot)
+    nix::unistd::chdir("/").map_err(pivot)?;
+    Ok(memory)
 }
 
 fn tree_at(trees: &[OwnedFd], at: usize) -> Result<&OwnedFd, Failure> {
@@ -182,7 +185,8 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn dev(&self, base: &OwnedFd) -> Result<(), Failure> {
+    /// The device tree; gives its /dev/shm.
+    fn dev(&self, base: &OwnedFd) -> Result<OwnedFd, Failure> {
         let failed = |subject: &'static str| move |errno| Failure::new(Stage::Dev, subject, errno);
         let tree = sys::open_tree(base.as_fd(), ground::DEV, sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE).map_err(failed("nodes"))?;
         self.attach(&tree, Path::new("/dev"), true, Stage::Dev)?;
@@ -196,23 +200,36 @@ impl Tree<'_> {
         let size = CString::new(self.plan.shm_size.to_string()).map_err(|_| failed("shm")(Errno::EINVAL))?;
         let options = [(c"mode", c"1777"), (c"size", size.as_c_str()), (c"nr_inodes", c"64k")];
         let shm = ground::tmpfs(&options, attributes | sys::MOUNT_ATTR_NODEV).map_err(failed("shm"))?;
-        self.attach(&shm, Path::new("/dev/shm"), true, Stage::Dev)
+        self.attach(&shm, Path::new("/dev/shm"), true, Stage::Dev)?;
+        Ok(shm)
     }
 
-    fn add(&self, build: &Build, trees: &[OwnedFd]) -> Result<(), Failure> {
+    fn add(&self, build: &Build, trees: &[OwnedFd]) -> Result<Option<OwnedFd>, Failure> {
+        if let Build::Tmpfs { target, size, inodes, mode } = build {
+            return self.memory(target, *size, *inodes, *mode).map(Some);
+        }
+        self.place(build, trees).map(|()| None)
+    }
+
+    fn memory(&self, target: &Path, size: u64, inodes: u64, mode: u32) -> Result<OwnedFd, Failure> {
+        let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
+        let text = |value: String| CString::new(value).map_err(|_| failed(Errno::EINVAL));
+        let (uid, gid) = (self.plan.identity.uid(), self.plan.identity.gid());
+        let (size, inodes) = (text(size.to_string())?, text(inodes.to_string())?);
+        let (mode, uid, gid) = (text(format!("{mode:o}"))?, text(uid.to_string())?, text(gid.to_string())?);
+        let options = [(c"size", size.as_c_str()), (c"nr_inodes", &inodes), (c"mode", &mode), (c"uid", &uid), (c"gid", &gid)];
+        let mount = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
+        self.attach(&mount, target, true, Stage::Mount)?;
+        Ok(mount)
+    }
+
+    fn place(&self, build: &Build, trees: &[OwnedFd]) -> Result<(), Failure> {
         let target = build.target();
         let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
         match build {
             Build::Attach { target, tree, directory } => self.attach(tree_at(trees, *tree)?, target, *directory, Stage::Mount),
-            Build::Tmpfs { target, size, inodes, mode } => {
-                let text = |value: String| CString::new(value).map_err(|_| failed(Errno::EINVAL));
-                let (uid, gid) = (self.plan.identity.uid(), self.plan.identity.gid());
-                let (size, inodes) = (text(size.to_string())?, text(inodes.to_string())?);
-                let (mode, uid, gid) = (text(format!("{mode:o}"))?, text(uid.to_string())?, text(gid.to_string())?);
-                let options = [(c"size", size.as_c_str()), (c"nr_inodes", &inodes), (c"mode", &mode), (c"uid", &uid), (c"gid", &gid)];
-                let mount = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
-                self.attach(&mount, target, true, Stage::Mount)
-            }
+            // Made by its own function, which gives it back.
+            Build::Tmpfs { .. } => Ok(()),
             Build::Directory { target, mode } => {
                 let (parent, name) = self.parent(target)?;
                 match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {

@@ -4,8 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::eventfd::EventFd;
+use nix::poll::PollFlags;
 
+use crate::cgroup::{Notices, Shortage};
+use crate::disk::{Known, Watch};
 use crate::error::{Failure, LaunchError, Stage};
 use crate::handshake::{self, Answer, Control, Order, ReceiveError, Report};
 use crate::outcome::{Cause, Outcome, Status, Timing, Usage};
@@ -13,11 +15,13 @@ use crate::protection::{Missing, Protection};
 use crate::slot::Slot;
 use crate::spec::Limits;
 use crate::sys;
+use crate::victim::Watcher;
 
 /// A sandbox that has its orders but nobody to tell yet.
 pub(crate) struct Next {
     pub slot: Slot,
-    pub oom: Option<EventFd>,
+    pub memory: Option<Notices>,
+    pub disk: Watch,
     pub limits: Limits,
     pub enforced: Vec<Protection>,
     pub missing: Vec<Missing>,
@@ -30,7 +34,10 @@ impl Next {
         Sandbox {
             slot: self.slot,
             answer: Some(answer),
-            oom: self.oom,
+            memory: self.memory,
+            disk: self.disk,
+            victims: Watcher::default(),
+            dead: None,
             limits: self.limits,
             enforced: self.enforced,
             missing: self.missing,
@@ -61,7 +68,11 @@ pub(crate) struct Sandbox {
     pub slot: Slot,
     /// `None` when the caller is gone.
     answer: Option<OwnedFd>,
-    oom: Option<EventFd>,
+    memory: Option<Notices>,
+    disk: Watch,
+    victims: Watcher,
+    /// Init as it was reaped, while something is still to be found out.
+    dead: Option<sys::Reaped>,
     limits: Limits,
     enforced: Vec<Protection>,
     missing: Vec<Missing>,
@@ -76,14 +87,25 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// The descriptors that can make it move.
-    pub(crate) fn watched(&self) -> Vec<BorrowedFd<'_>> {
-        let mut watched = vec![self.slot.pidfd.as_fd()];
-        if self.reports {
-            watched.push(self.slot.socket.as_fd());
+    pub(crate) fn watched(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let mut watched = Vec::new();
+        let input = |fd| (fd, PollFlags::POLLIN);
+        watched.extend(self.disk.walking().map(input));
+        watched.extend(self.answer.as_ref().map(AsFd::as_fd).map(input));
+        if self.dead.is_none() {
+            watched.push(input(self.slot.pidfd.as_fd()));
+            watched.extend(self.reports.then(|| input(self.slot.socket.as_fd())));
+            watched.extend(self.memory.iter().flat_map(Notices::watched));
         }
-        watched.extend(self.answer.as_ref().map(AsFd::as_fd));
-        watched.extend(self.oom.as_ref().map(AsFd::as_fd));
         watched
+    }
+
+    /// When to look again, whatever the descriptors say.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running { .. } if self.dead.is_none() => self.deadline.into_iter().chain(self.disk.next()).min(),
+            _ => self.deadline,
+        }
     }
 
     /// Kills all of it; the first cause stays.
@@ -96,29 +118,55 @@ impl Sandbox {
     }
 
     /// Does everything that can be done now.
-    pub(crate) fn advance(&mut self, now: Instant) {
+    pub(crate) fn advance(&mut self, now: Instant, known: &mut Known) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             let limit = self.limits.wall_clock.unwrap_or_default();
             self.stop(Cause::WallClock { limit });
         }
-        if self.oom.as_ref().is_some_and(|oom| oom.read().is_ok()) {
-            // The kernel's killer takes one process; what is left of a step after that proves nothing.
-            self.oom = None;
-            let cause = self.out_of_memory();
-            self.stop(cause);
+        match self.memory.as_ref().map_or(Shortage::None, Notices::take) {
+            Shortage::None => {}
+            Shortage::Short => self.victims.look(&self.slot.group.processes()),
+            Shortage::Out => {
+                // The kernel's killer takes one process; what is left of a step after that proves nothing.
+                let cause = self.out_of_memory();
+                self.memory = None;
+                self.stop(cause);
+            }
         }
         self.control();
         self.reports();
-        if let Ok(Some(dead)) = sys::reap(Some(self.slot.pid)) {
+        if let Phase::Running { .. } = self.phase
+            && let Some(cause) = self.disk.tick(self.slot.pid, now)
+        {
+            self.stop(cause);
+        }
+        if self.dead.is_none()
+            && let Ok(Some(dead)) = sys::reap(Some(self.slot.pid))
+        {
             // What init said last is still in its socket.
             self.reports();
+            self.dead = Some(dead);
+        }
+        // A step that seems to have passed its limit, or that failed and stood at it, is worth another look.
+        let failed = !matches!(self.phase, Phase::Ended { status: Status::Exited(0), .. });
+        let built = !matches!(self.phase, Phase::Building { .. });
+        if let Some(dead) = &self.dead
+            && self.cause.is_none()
+            && built
+            && self.disk.last_look(self.slot.pid, now, failed, dead.written)
+        {
+            return;
+        }
+        if let Some(dead) = self.dead.take() {
             self.finish(&dead);
+            self.disk.remember(known);
         }
     }
 
     fn out_of_memory(&self) -> Cause {
         let limit = self.limits.memory.unwrap_or(0);
-        Cause::OutOfMemory { limit, peak: self.slot.group.counts().peak_memory.unwrap_or(limit) }
+        let victim = self.victims.victim(&self.slot.group.processes());
+        Cause::OutOfMemory { limit, peak: self.slot.group.counts().peak_memory.unwrap_or(limit), victim }
     }
 
     /// What the caller wants.
@@ -145,8 +193,10 @@ impl Sandbox {
         while self.reports {
             match handshake::receive_now::<Report>(self.slot.socket.as_fd()) {
                 Ok((Report::Warm { missing }, _)) => self.note(missing),
-                Ok((Report::Running { missing }, listeners)) => {
+                Ok((Report::Running { missing, listeners: count }, mut listeners)) => {
                     self.note(missing);
+                    // What comes behind the listeners are the memory file systems that init made.
+                    self.disk.add(listeners.split_off(count.min(listeners.len())));
                     let now = Instant::now();
                     if let Phase::Building { .. } = self.phase {
                         self.phase = Phase::Running { build: now - self.arrived, since: now };
@@ -222,15 +272,23 @@ impl Sandbox {
         {
             self.cause = Some(Cause::Pids { limit, refused: counts.refused_forks });
         }
+        if self.cause.is_none() {
+            self.cause = self.disk.cause(status != Status::Exited(0));
+        }
+        let disk = self.disk.peak();
         let outcome = Outcome {
             status,
             cause: self.cause.take(),
             usage: Usage {
                 wall,
-                user: dead.user,
-                system: dead.system,
+                user: counts.user.unwrap_or(dead.user),
+                system: counts.system.unwrap_or(dead.system),
                 peak_memory: counts.peak_memory.unwrap_or(dead.max_rss),
                 peak_pids: counts.peak_pids.unwrap_or(0),
+                read_bytes: dead.read,
+                written_bytes: dead.written,
+                peak_disk: disk.bytes,
+                peak_inodes: disk.inodes,
             },
             timing: Timing { build, teardown },
             enforced: std::mem::take(&mut self.enforced),

@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 
 use crate::area;
 use crate::assess::assess;
-use crate::cgroup::{Cgroups, Controller, Group};
+use crate::cgroup::{Cgroups, Controller, Group, Notices};
+use crate::disk::{Known, Remembered, Watch};
 use crate::error::{Failure, LaunchError, Stage};
 use crate::ground::Ground;
 use crate::handshake::{self, Answer, Greeting, Order, ReceiveError, Request};
@@ -22,8 +23,8 @@ use crate::protection::{Missing, Protection};
 use crate::running::{Next, Phase, Sandbox};
 use crate::seccomp;
 use crate::slot::{Slot, Time};
-use crate::sources::{self, Context, Owners};
-use crate::spec::{Filter, Limits, Network, Spec};
+use crate::sources::{self, Context, Opened, Owners};
+use crate::spec::{Filter, Limits, Mount, Network, Spec, Upper};
 use crate::start::{NAME, SOCKET, Setup};
 use crate::sys::{self, Forked};
 use crate::userns::IdMap;
@@ -33,6 +34,8 @@ use crate::warden;
 const SHM_SIZE: u64 = 256 << 20;
 /// Bytes of /tmp where neither the spec nor a memory limit says anything.
 const TMP_SIZE: u64 = 1 << 30;
+/// Files of /tmp.
+const TMP_INODES: u64 = 1 << 20;
 /// How often a busy cgroup is tried again.
 const RETRY: Duration = Duration::from_millis(2);
 /// How many compiled filters are kept.
@@ -70,6 +73,8 @@ struct Server {
     closing: Vec<Slot>,
     emptying: Vec<Group>,
     helpers: Vec<(Pid, OwnedFd)>,
+    /// What counted directories hold.
+    known: Known,
     warden: warden::Warden,
 }
 
@@ -110,6 +115,7 @@ impl Server {
             closing: Vec::new(),
             emptying: Vec::new(),
             helpers: Vec::new(),
+            known: Known::default(),
             warden,
         })
     }
@@ -160,16 +166,17 @@ impl Server {
 
     /// Blocks until something can be done.
     fn wait(&self, socket: Option<&OwnedFd>) {
-        let mut watched: Vec<BorrowedFd<'_>> = Vec::new();
-        watched.extend(socket.map(AsFd::as_fd));
+        let input = |fd| (fd, PollFlags::POLLIN);
+        let mut watched: Vec<(BorrowedFd<'_>, PollFlags)> = Vec::new();
+        watched.extend(socket.map(AsFd::as_fd).map(input));
         for sandbox in &self.running {
             watched.extend(sandbox.watched());
         }
-        watched.extend(self.closing.iter().chain(&self.warm).map(|slot| slot.pidfd.as_fd()));
-        watched.extend(self.helpers.iter().map(|(_, pidfd)| pidfd.as_fd()));
-        let mut waits: Vec<PollFd<'_>> = watched.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        watched.extend(self.closing.iter().chain(&self.warm).map(|slot| input(slot.pidfd.as_fd())));
+        watched.extend(self.helpers.iter().map(|(_, pidfd)| input(pidfd.as_fd())));
+        let mut waits: Vec<PollFd<'_>> = watched.into_iter().map(|(fd, flags)| PollFd::new(fd, flags)).collect();
         let now = Instant::now();
-        let mut next = self.running.iter().filter_map(|sandbox| sandbox.deadline).min();
+        let mut next = self.running.iter().filter_map(Sandbox::next).min();
         if !self.emptying.is_empty() {
             let retry = now + RETRY;
             next = Some(next.map_or(retry, |next| next.min(retry)));
@@ -220,9 +227,13 @@ impl Server {
             }
             Request::CreateArea { path, directories, ids } => {
                 let (mode, default) = (self.standing.mode, self.setup.ids);
+                self.known.insert(path.clone(), Remembered::empty(arrived));
                 self.help(&answer, || area::create(&path, &directories, mode, default, ids));
             }
-            Request::RemoveArea { path } => self.help(&answer, || area::remove(&path)),
+            Request::RemoveArea { path } => {
+                self.known.remove(&path);
+                self.help(&answer, || area::remove(&path));
+            }
         }
     }
 
@@ -258,7 +269,7 @@ impl Server {
         };
         let (enforced, mut missing) = (verdict.enforced, verdict.missing);
         match self.assign(&slot, spec, filter, [stdin, stdout, stderr], &mut missing) {
-            Ok(oom) => Ok(Next { slot, oom, limits, enforced, missing, arrived }),
+            Ok((memory, disk)) => Ok(Next { slot, memory, disk, limits, enforced, missing, arrived }),
             Err(failure) => {
                 slot.kill();
                 self.closing.push(slot);
@@ -299,13 +310,18 @@ impl Server {
         filter: Option<Vec<Instruction>>,
         streams: [OwnedFd; 3],
         missing: &mut Vec<Missing>,
-    ) -> Result<Option<nix::sys::eventfd::EventFd>, Failure> {
+    ) -> Result<(Option<Notices>, Watch), Failure> {
         let map = IdMap::new(self.standing.mode, self.setup.ids, spec.ids, spec.identity)?;
         map.write(slot.pid)?;
         slot.group.limit(&spec.limits)?;
-        let oom = if spec.limits.memory.is_some() { slot.group.oom_notice()? } else { None };
+        let notices = match spec.limits.memory {
+            Some(limit) => slot.group.notices(limit)?,
+            None => None,
+        };
         let context = Context { ground: &self.ground, mode: self.standing.mode, map, identity: spec.identity };
-        let (builds, mut trees) = sources::open(spec.mounts, &mut self.owners, &context)?;
+        let mut watch = Watch::new(&spec.limits, &spec.mounts, &self.known, Instant::now())?;
+        let Opened { builds, mut trees, memory } = sources::open(bounded(spec.mounts, &spec.limits), &mut self.owners, &context)?;
+        watch.add(memory);
         let secrets = if spec.secrets.is_empty() {
             None
         } else {
@@ -319,8 +335,9 @@ impl Server {
         };
         let plan = Plan {
             rlimits: rlimits(&spec.limits, self.cgroups.has(Controller::Pids)),
-            tmp_size: spec.limits.tmp_size.or(spec.limits.memory.map(|memory| memory / 2)).unwrap_or(TMP_SIZE),
-            shm_size: spec.limits.shm_size.unwrap_or(SHM_SIZE),
+            tmp_size: within(spec.limits.tmp_size.or(spec.limits.memory.map(|memory| memory / 2)).unwrap_or(TMP_SIZE), spec.limits.disk),
+            tmp_inodes: within(TMP_INODES, spec.limits.inodes),
+            shm_size: within(spec.limits.shm_size.unwrap_or(SHM_SIZE), spec.limits.disk),
             program: spec.program,
             args: spec.args,
             env: spec.env,
@@ -342,14 +359,14 @@ impl Server {
         descriptors.extend(streams.iter().map(AsFd::as_fd));
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         handshake::send_now(slot.socket.as_fd(), &Order::Build, &descriptors).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
-        Ok(oom)
+        Ok((notices, watch))
     }
 
     /// Moves every sandbox on as far as it goes.
     fn advance(&mut self, now: Instant) {
         let mut kept = Vec::with_capacity(self.running.len());
         for mut sandbox in std::mem::take(&mut self.running) {
-            sandbox.advance(now);
+            sandbox.advance(now, &mut self.known);
             match sandbox.phase {
                 Phase::Dead => self.emptying.push(sandbox.slot.group),
                 _ => kept.push(sandbox),
@@ -379,6 +396,30 @@ impl Server {
     }
 }
 
+/// The lower of a size and a limit.
+fn within(size: u64, limit: Option<u64>) -> u64 {
+    limit.map_or(size, |limit| size.min(limit))
+}
+
+/// Memory file systems no larger than the disk limit: one that reaches it alone is stopped by the kernel, with an error that
+/// the program sees, and not by a kill.
+fn bounded(mut mounts: Vec<Mount>, limits: &Limits) -> Vec<Mount> {
+    for mount in &mut mounts {
+        match mount {
+            Mount::Tmpfs { size, inodes, .. } => {
+                *size = within(*size, limits.disk);
+                *inodes = within(*inodes, limits.inodes);
+            }
+            Mount::Overlay { upper: Upper::Memory { size, inodes }, .. } => {
+                *size = within(*size, limits.disk);
+                *inodes = within(*inodes, limits.inodes);
+            }
+            _ => {}
+        }
+    }
+    mounts
+}
+
 fn check(spec: &Spec) -> Result<(), Failure> {
     for mount in &spec.mounts {
         let target = mount.target();
@@ -400,7 +441,8 @@ fn check(spec: &Spec) -> Result<(), Failure> {
 fn rlimits(limits: &Limits, pids_by_cgroup: bool) -> Vec<Rlimit> {
     let mut list = vec![Rlimit::Core(0)];
     list.extend(limits.open_files.map(Rlimit::OpenFiles));
-    list.extend(limits.file_size.map(Rlimit::FileSize));
+    // No file can be larger than all of them together: this one holds at once, and for files without a name as well.
+    list.extend(limits.file_size.into_iter().chain(limits.disk).min().map(Rlimit::FileSize));
     if let (Some(pids), false) = (limits.pids, pids_by_cgroup) {
         list.push(Rlimit::Processes(u64::from(pids)));
     }

@@ -86,9 +86,21 @@ pub(crate) fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<Ow
     }
 }
 
-/// Opens everything that `mounts` names; what init is to do with it, and the mounts.
-pub(crate) fn open(mounts: Vec<Mount>, owners: &mut Owners, context: &Context<'_>) -> Result<(Vec<Build>, Vec<OwnedFd>), Failure> {
+/// What was opened for a sandbox.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// What init is to do with it.
+    pub builds: Vec<Build>,
+    /// The mounts.
+    pub trees: Vec<OwnedFd>,
+    /// The memory file systems that take the writes of overlays.
+    pub memory: Vec<OwnedFd>,
+}
+
+/// Opens everything that `mounts` names.
+pub(crate) fn open(mounts: Vec<Mount>, owners: &mut Owners, context: &Context<'_>) -> Result<Opened, Failure> {
     let mut trees = Vec::new();
+    let mut memory = Vec::new();
     let mut builds = Vec::with_capacity(mounts.len());
     for mount in mounts {
         builds.push(match mount {
@@ -98,7 +110,9 @@ pub(crate) fn open(mounts: Vec<Mount>, owners: &mut Owners, context: &Context<'_
                 Build::Attach { target, tree: trees.len() - 1, directory }
             }
             Mount::Overlay { lower, upper, target, owner } => {
-                trees.push(overlay(&lower, &upper, owner, owners, context)?);
+                let (tree, scratch) = overlay(&lower, &upper, owner, owners, context)?;
+                trees.push(tree);
+                memory.extend(scratch);
                 Build::Attach { target, tree: trees.len() - 1, directory: true }
             }
             Mount::Tmpfs { target, size, inodes, mode } => Build::Tmpfs { target, size, inodes, mode },
@@ -107,7 +121,7 @@ pub(crate) fn open(mounts: Vec<Mount>, owners: &mut Owners, context: &Context<'_
             Mount::Symlink { target, to } => Build::Symlink { target, to },
         });
     }
-    Ok((builds, trees))
+    Ok(Opened { builds, trees, memory })
 }
 
 fn text(path: &Path) -> Result<CString, Failure> {
@@ -169,7 +183,7 @@ fn overlay(
     owner: Option<HostOwner>,
     owners: &mut Owners,
     context: &Context<'_>,
-) -> Result<OwnedFd, Failure> {
+) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
     if lower.is_empty() || lower.len() > LAYERS {
         return Err(Failure::rule(Stage::Spec, format!("an overlay needs 1 to {LAYERS} lower directories")));
     }
@@ -189,10 +203,11 @@ fn overlay(
             sys::mount_setattr(tree.as_fd(), &change).map_err(|errno| Failure::new(Stage::Source, path.display().to_string(), errno))?;
             (tree, path.display().to_string())
         }
-        Upper::Memory { size } => {
-            let size = CString::new(size.to_string()).map_err(|_| Failure::rule(Stage::Spec, "size"))?;
-            let tree =
-                ground::tmpfs(&[(c"size", &size), (c"mode", c"0711")], 0).map_err(|errno| Failure::new(Stage::Overlay, "memory", errno))?;
+        Upper::Memory { size, inodes } => {
+            let text = |number: &u64| CString::new(number.to_string()).map_err(|_| Failure::rule(Stage::Spec, "size"));
+            let (size, inodes) = (text(size)?, text(inodes)?);
+            let tree = ground::tmpfs(&[(c"size", &size), (c"nr_inodes", &inodes), (c"mode", c"0711")], 0)
+                .map_err(|errno| Failure::new(Stage::Overlay, "memory", errno))?;
             (tree, "memory".to_owned())
         }
     };
@@ -207,7 +222,8 @@ fn overlay(
         fchmodat(&scratch, "upper", mode, FchmodatFlags::FollowSymlink).map_err(failed)?;
     }
     make(&scratch, "work", 0o700).map_err(failed)?;
-    context.ground.stand(|| stack(&layers, &scratch, context.mode).map_err(failed))
+    let tree = context.ground.stand(|| stack(&layers, &scratch, context.mode).map_err(failed))?;
+    Ok((tree, matches!(upper, Upper::Memory { .. }).then_some(scratch)))
 }
 
 fn make(directory: &OwnedFd, name: &str, mode: libc::mode_t) -> Result<bool, Errno> {

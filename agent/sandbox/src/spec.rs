@@ -220,6 +220,8 @@ pub enum Upper {
     Memory {
         /// Most bytes.
         size: u64,
+        /// Most files and directories.
+        inodes: u64,
     },
 }
 
@@ -304,6 +306,8 @@ pub struct Limits {
     pub swap: Option<u64>,
     /// Processor time in thousandths of one processor.
     pub cpu_milli: Option<u32>,
+    /// Share of the processors when others want them too, from 1 to 10000; 100 is what everybody has.
+    pub cpu_weight: Option<u32>,
     /// Processes and threads, init included.
     pub pids: Option<u32>,
     /// Time from start to being killed.
@@ -312,6 +316,14 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// Bytes of one file.
     pub file_size: Option<u64>,
+    /// Bytes that it may write, over everything that it can write: host directories, overlays and memory file systems
+    /// together. Counted, not reserved: who passes it is killed within moments.
+    pub disk: Option<u64>,
+    /// Files, directories and the like, counted the same way.
+    pub inodes: Option<u64>,
+    /// Host directories whose whole content counts, whoever wrote it: those of the job. Every other host directory that can
+    /// be written counts by what it grew.
+    pub counted: Vec<PathBuf>,
     /// Bytes of `/tmp`. With `None` half of the memory limit or 1 GiB.
     pub tmp_size: Option<u64>,
     /// Bytes of `/dev/shm`. With `None` 256 MiB.
@@ -325,10 +337,14 @@ impl Default for Limits {
             memory: None,
             swap: Some(0),
             cpu_milli: None,
+            cpu_weight: None,
             pids: None,
             wall_clock: None,
             open_files: Some(65536),
             file_size: None,
+            disk: None,
+            inodes: None,
+            counted: Vec::new(),
             tmp_size: None,
             shm_size: None,
         }

@@ -173,6 +173,10 @@ pub(crate) struct Reaped {
     pub system: Duration,
     /// Largest resident set of one of them, in bytes.
     pub max_rss: u64,
+    /// Bytes that the disks read and wrote for them.
+    pub read: u64,
+    /// As above.
+    pub written: u64,
 }
 
 /// wait4(2) without blocking: `None` when nothing is dead; ECHILD when there are no children.
@@ -194,7 +198,16 @@ pub(crate) fn reap(pid: Option<Pid>) -> Result<Option<Reaped>, Errno> {
         user: time(usage.ru_utime),
         system: time(usage.ru_stime),
         max_rss: usage.ru_maxrss as u64 * 1024,
+        // In sectors, whatever getrusage(2) says of blocks.
+        read: usage.ru_inblock as u64 * 512,
+        written: usage.ru_oublock as u64 * 512,
     }))
+}
+
+/// setpriority(2): the lowest priority for this process.
+pub(crate) fn be_nice() -> Result<(), Errno> {
+    // WHY: not in nix. SAFETY: no memory argument.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }).map(drop)
 }
 
 /// close_range(2), 5.9: closes everything from `first` on.

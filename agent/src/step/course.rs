@@ -89,6 +89,7 @@ impl<A: AgentApi> Course<'_, A> {
             ids: self.attempt.workspace.ids(),
             system: self.attempt.workspace.system(),
             mounts,
+            counted: self.attempt.workspace.counted(),
             secrets: if granted { self.secrets.files() } else { Vec::new() },
             timeout: self.limit.map(|limit| limit.limit),
         };
@@ -235,6 +236,10 @@ impl<A: AgentApi> Course<'_, A> {
         let most = |old: Option<u64>, new: u64| old.max((new > 0).then_some(new));
         usage.peak_memory_bytes = most(usage.peak_memory_bytes, outcome.usage.peak_memory);
         let pids = most(usage.peak_pids.map(u64::from), outcome.usage.peak_pids);
+        usage.read_bytes += outcome.usage.read_bytes;
+        usage.written_bytes += outcome.usage.written_bytes;
+        usage.peak_disk_bytes = most(usage.peak_disk_bytes, outcome.usage.peak_disk);
+        usage.peak_inodes = most(usage.peak_inodes, outcome.usage.peak_inodes);
         usage.peak_pids = pids.map(|pids| u32::try_from(pids).unwrap_or(u32::MAX));
         // What one of several sandboxes lacked, the step lacked.
         for missing in &outcome.missing {
@@ -271,6 +276,7 @@ pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(),
         ids: attempt.workspace.ids(),
         system: attempt.workspace.system(),
         mounts: attempt.workspace.mounts(),
+        counted: attempt.workspace.counted(),
         secrets: Vec::new(),
         timeout: None,
     };

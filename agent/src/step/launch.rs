@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caisson_model::outcome::{Cause, Fault, Outcome};
+use caisson_model::outcome::{Cause, DiskResource, Fault, Outcome, Victim};
 use caisson_sandbox::error::{LaunchError, Stage as Building};
 use caisson_sandbox::launcher::{Launcher, Running, Stdio};
 use caisson_sandbox::outcome as ended;
@@ -206,7 +206,17 @@ pub(super) fn verdict(ended: &Ended) -> Result<i32, Halt> {
     }
     let failed = |cause| Err(Halt { outcome: Outcome::Failure, cause });
     match (&ended.outcome.cause, ended.outcome.status) {
-        (Some(ended::Cause::OutOfMemory { limit, peak }), _) => failed(Cause::OutOfMemory { limit: *limit, peak: *peak }),
+        (Some(ended::Cause::OutOfMemory { limit, peak, victim }), _) => {
+            let victim = victim.as_ref().map(|victim| Victim { pid: victim.pid, name: victim.name.clone() });
+            failed(Cause::OutOfMemory { limit: *limit, peak: *peak, victim })
+        }
+        (Some(ended::Cause::Disk { resource, limit, used }), _) => {
+            let resource = match resource {
+                ended::DiskResource::Bytes => DiskResource::Bytes,
+                ended::DiskResource::Inodes => DiskResource::Inodes,
+            };
+            failed(Cause::Disk { resource, limit: *limit, used: *used })
+        }
         (Some(ended::Cause::WallClock { limit }), _) => Err(Halt { outcome: Outcome::TimedOut, cause: Cause::TimedOut { limit: *limit } }),
         (Some(ended::Cause::InitLost), _) => Err(Halt::faulted("the sandbox's first process died without a report", Fault::Ours)),
         (Some(ended::Cause::Killed), _) => {

@@ -70,8 +70,16 @@ pub struct Bounds {
     pub memory: Option<Size>,
     /// CPU of a step.
     pub cpus: Option<Cores>,
+    /// Share of the processors when others want them too; 100 is everybody's.
+    pub cpu_weight: Option<Weight>,
     /// Processes of a step.
     pub pids: Option<u32>,
+    /// Bytes on everything that a step's job can write.
+    pub disk: Option<Size>,
+    /// Files and directories likewise.
+    pub inodes: Option<Count>,
+    /// Open files per process.
+    pub open_files: Option<Count>,
     /// Time of a step.
     pub timeout: Option<Span>,
     /// Bytes of a step's log.
@@ -116,8 +124,16 @@ pub struct StepRule {
     pub memory: Option<Size>,
     /// CPU, likewise.
     pub cpus: Option<Cores>,
+    /// Share of the processors, likewise.
+    pub cpu_weight: Option<Weight>,
     /// Processes, likewise.
     pub pids: Option<u32>,
+    /// Bytes on what its job can write, likewise.
+    pub disk: Option<Size>,
+    /// Files and directories, likewise.
+    pub inodes: Option<Count>,
+    /// Open files per process, likewise.
+    pub open_files: Option<Count>,
     /// Time, likewise.
     pub timeout: Option<Span>,
     /// Bytes of its log, likewise.
@@ -167,7 +183,11 @@ impl Rules {
                 secrets: rule.secrets.clone().or(sum.secrets),
                 memory: rule.memory.or(sum.memory),
                 cpus: rule.cpus.or(sum.cpus),
+                cpu_weight: rule.cpu_weight.or(sum.cpu_weight),
                 pids: rule.pids.or(sum.pids),
+                disk: rule.disk.or(sum.disk),
+                inodes: rule.inodes.or(sum.inodes),
+                open_files: rule.open_files.or(sum.open_files),
                 timeout: rule.timeout.or(sum.timeout),
                 log: rule.log.or(sum.log),
                 number: sum.number,
@@ -218,6 +238,32 @@ impl<'de> Deserialize<'de> for Size {
             return Err(D::Error::custom("a limit is more than nothing"));
         }
         Ok(Size(bytes.0))
+    }
+}
+
+/// A number of at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {
+        match u64::deserialize(deserializer)? {
+            0 => Err(D::Error::custom("a limit is more than nothing")),
+            count => Ok(Count(count)),
+        }
+    }
+}
+
+/// A share of the processors, from 1 to 10000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight(pub u32);
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Weight, D::Error> {
+        match u32::deserialize(deserializer)? {
+            weight @ 1..=10_000 => Ok(Weight(weight)),
+            weight => Err(D::Error::custom(format_args!("{weight} is no share of the processors: write 1 to 10000, 100 is everybody's"))),
+        }
     }
 }
 

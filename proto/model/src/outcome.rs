@@ -85,6 +85,23 @@ pub enum Cause {
         limit: u64,
         /// The most that was used, in bytes.
         peak: u64,
+        /// Which process the kernel ended, where that could be seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        victim: Option<Victim>,
+    },
+    /// It wrote more than it may, or a file system that it wrote to was full and it failed.
+    Disk {
+        /// Of what there was no more.
+        resource: DiskResource,
+        /// The limit.
+        limit: u64,
+        /// The most that was seen in use.
+        used: u64,
+    },
+    /// It printed more than it may.
+    Output {
+        /// The limit in bytes.
+        limit: u64,
     },
     /// It wanted more processes than its limit. A step may fail for this and exit by itself.
     TooManyProcesses {
@@ -133,13 +150,40 @@ impl fmt::Display for Cause {
         match self {
             Cause::ExitCode { code } => write!(f, "exit code {code}"),
             Cause::Signal { signal } => write!(f, "killed by signal {signal}"),
-            Cause::OutOfMemory { limit, peak } => write!(f, "out of memory: limit {}, peak {}", Bytes(*limit), Bytes(*peak)),
+            Cause::OutOfMemory { limit, peak, victim } => {
+                write!(f, "out of memory: limit {}, peak {}", Bytes(*limit), Bytes(*peak))?;
+                victim.as_ref().map_or(Ok(()), |victim| write!(f, ", killed pid {} {}", victim.pid, victim.name))
+            }
+            Cause::Disk { resource: DiskResource::Bytes, limit, used } => {
+                write!(f, "out of disk: limit {}, used {}", Bytes(*limit), Bytes(*used))
+            }
+            Cause::Disk { resource: DiskResource::Inodes, limit, used } => write!(f, "out of disk: limit {limit} files, used {used}"),
+            Cause::Output { limit } => write!(f, "too much output: limit {}", Bytes(*limit)),
             Cause::TooManyProcesses { limit } => write!(f, "too many processes: limit {limit}"),
             Cause::TimedOut { limit } => write!(f, "timed out after {limit:?}"),
             Cause::Cancelled => f.write_str("cancelled"),
             Cause::Sandbox { message, .. } | Cause::Invalid { message } | Cause::Lost { message } => f.write_str(message),
         }
     }
+}
+
+/// A process that the kernel ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Victim {
+    /// Its id inside the sandbox.
+    pub pid: u32,
+    /// Its name, as it gave it to itself; printable.
+    pub name: String,
+}
+
+/// What a limit on the disk counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskResource {
+    /// Bytes.
+    Bytes,
+    /// Files, directories and the like.
+    Inodes,
 }
 
 /// A number of bytes as people read it: `512 MiB`.
@@ -176,6 +220,14 @@ pub struct Usage {
     pub peak_memory_bytes: Option<u64>,
     /// The most processes alive at once; likewise.
     pub peak_pids: Option<u32>,
+    /// Bytes that the disks read for it.
+    pub read_bytes: u64,
+    /// Bytes that the disks wrote for it.
+    pub written_bytes: u64,
+    /// The most bytes that were seen on what it can write; `None` without a limit on them.
+    pub peak_disk_bytes: Option<u64>,
+    /// The most files, likewise.
+    pub peak_inodes: Option<u64>,
     /// Time to build the sandbox.
     pub build: Duration,
     /// Time to tear it down.

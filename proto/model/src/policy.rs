@@ -279,8 +279,16 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// CPU time per wall time, in thousandths of a core.
     pub cpu_milli: Option<u32>,
+    /// Share of the processors when others want them too, from 1 to 10000; 100 is everybody's.
+    pub cpu_weight: Option<u32>,
     /// Processes and threads alive at once.
     pub pids: Option<u32>,
+    /// Bytes on everything that the step's job can write.
+    pub disk_bytes: Option<u64>,
+    /// Files and directories likewise.
+    pub inodes: Option<u64>,
+    /// Open files per process.
+    pub open_files: Option<u64>,
     /// The longest a step may take, whatever its `timeout-minutes` says.
     pub wall: Option<Duration>,
     /// Bytes that the step's log keeps before it is elided.

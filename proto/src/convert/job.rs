@@ -43,13 +43,14 @@ impl Cross for Limits {
     type Wire = wire::Limits;
 
     fn out(self) -> wire::Limits {
-        let Limits { memory_bytes, cpu_milli, pids, wall, log_bytes } = self;
-        wire::Limits { memory_bytes, cpu_milli, pids, wall_ns: wall.out(), log_bytes }
+        let Limits { memory_bytes, cpu_milli, cpu_weight, pids, disk_bytes, inodes, open_files, wall, log_bytes } = self;
+        wire::Limits { memory_bytes, cpu_milli, pids, wall_ns: wall.out(), log_bytes, cpu_weight, disk_bytes, inodes, open_files }
     }
 
     fn back(wire: wire::Limits) -> Result<Limits, Malformed> {
-        let wire::Limits { memory_bytes, cpu_milli, pids, wall_ns, log_bytes } = wire;
-        Ok(Limits { memory_bytes, cpu_milli, pids, wall: field(wall_ns, "wall_ns")?, log_bytes })
+        let wire::Limits { memory_bytes, cpu_milli, pids, wall_ns, log_bytes, cpu_weight, disk_bytes, inodes, open_files } = wire;
+        let wall = field(wall_ns, "wall_ns")?;
+        Ok(Limits { memory_bytes, cpu_milli, cpu_weight, pids, disk_bytes, inodes, open_files, wall, log_bytes })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::outcome::{
-    Annotation, AnnotationLevel, Cause, EgressEntry, EgressKind, EgressPhase, Enforcement, Fault, MissingProtection, Outcome, Package,
-    PackageOrigin, Process, StepResult, Usage, Verdict,
+    Annotation, AnnotationLevel, Cause, DiskResource, EgressEntry, EgressKind, EgressPhase, Enforcement, Fault, MissingProtection, Outcome,
+    Package, PackageOrigin, Process, StepResult, Usage, Verdict, Victim,
 };
 use caisson_model::step::Location;
 
@@ -15,6 +15,7 @@ enumeration!(Outcome => Outcome { Success, Failure, Cancelled, Skipped, TimedOut
 enumeration!(Fault => Fault { User, Environment, Ours });
 enumeration!(EgressKind => EgressKind { Lookup, Connection, Package });
 enumeration!(EgressPhase => EgressPhase { Open, Ended });
+enumeration!(DiskResource => DiskResource { Bytes, Inodes });
 enumeration!(Verdict => EgressVerdict { Allowed, Refused, Unreachable });
 enumeration!(AnnotationLevel => AnnotationLevel { Notice, Warning, Error });
 enumeration!(Severity => Severity { Warning, Error });
@@ -44,6 +45,10 @@ impl Cross for Usage {
             peak_pids: self.peak_pids,
             build_ns: self.build.out(),
             teardown_ns: self.teardown.out(),
+            read_bytes: self.read_bytes,
+            written_bytes: self.written_bytes,
+            peak_disk_bytes: self.peak_disk_bytes,
+            peak_inodes: self.peak_inodes,
         }
     }
 
@@ -56,6 +61,10 @@ impl Cross for Usage {
             peak_pids: wire.peak_pids,
             build: field(wire.build_ns, "build_ns")?,
             teardown: field(wire.teardown_ns, "teardown_ns")?,
+            read_bytes: wire.read_bytes,
+            written_bytes: wire.written_bytes,
+            peak_disk_bytes: wire.peak_disk_bytes,
+            peak_inodes: wire.peak_inodes,
         })
     }
 }
@@ -70,7 +79,12 @@ impl Cross for Cause {
         let kind = match self {
             Cause::ExitCode { code } => Kind::ExitCode(w::ExitCode { code }),
             Cause::Signal { signal } => Kind::Signal(w::Signal { signal }),
-            Cause::OutOfMemory { limit, peak } => Kind::OutOfMemory(w::OutOfMemory { limit, peak }),
+            Cause::OutOfMemory { limit, peak, victim } => {
+                let (victim_pid, victim_name) = victim.map_or((None, String::new()), |victim| (Some(victim.pid), victim.name));
+                Kind::OutOfMemory(w::OutOfMemory { limit, peak, victim_pid, victim_name })
+            }
+            Cause::Disk { resource, limit, used } => Kind::Disk(w::Disk { resource: resource.out(), limit, used }),
+            Cause::Output { limit } => Kind::OutputLimit(w::OutputLimit { limit }),
             Cause::TooManyProcesses { limit } => Kind::TooManyProcesses(w::TooManyProcesses { limit }),
             Cause::TimedOut { limit } => Kind::TimedOut(w::TimedOut { limit_ns: limit.out() }),
             Cause::Cancelled => Kind::Cancelled(w::Cancelled {}),
@@ -86,7 +100,12 @@ impl Cross for Cause {
         Ok(match wire.kind.ok_or(Malformed::new("is of no known kind"))? {
             Kind::ExitCode(w) => Cause::ExitCode { code: w.code },
             Kind::Signal(w) => Cause::Signal { signal: w.signal },
-            Kind::OutOfMemory(w) => Cause::OutOfMemory { limit: w.limit, peak: w.peak },
+            Kind::OutOfMemory(w) => {
+                let victim = w.victim_pid.map(|pid| Victim { pid, name: w.victim_name });
+                Cause::OutOfMemory { limit: w.limit, peak: w.peak, victim }
+            }
+            Kind::Disk(w) => Cause::Disk { resource: field(w.resource, "disk.resource")?, limit: w.limit, used: w.used },
+            Kind::OutputLimit(w) => Cause::Output { limit: w.limit },
             Kind::TooManyProcesses(w) => Cause::TooManyProcesses { limit: w.limit },
             Kind::TimedOut(w) => Cause::TimedOut { limit: field(w.limit_ns, "timed_out.limit_ns")? },
             Kind::Cancelled(_) => Cause::Cancelled,

@@ -99,14 +99,20 @@ impl Tape {
     }
     fn cause(&mut self) -> Cause {
         let fault = self.one(&[Fault::User, Fault::Environment, Fault::Ours]);
-        match self.byte() % 9 {
+        match self.byte() % 11 {
             0 => Cause::ExitCode { code: self.int() as i32 },
             1 => Cause::Signal { signal: self.int() as i32 },
-            2 => Cause::OutOfMemory { limit: self.long(), peak: self.long() },
+            2 => Cause::OutOfMemory {
+                limit: self.long(),
+                peak: self.long(),
+                victim: self.maybe(|t| Victim { pid: t.int(), name: t.text() }),
+            },
             3 => Cause::TooManyProcesses { limit: self.int() },
             4 => Cause::TimedOut { limit: self.span() },
             5 => Cause::Cancelled,
             6 => Cause::Sandbox { message: self.text(), fault },
+            8 => Cause::Disk { resource: self.one(&[DiskResource::Bytes, DiskResource::Inodes]), limit: self.long(), used: self.long() },
+            9 => Cause::Output { limit: self.long() },
             7 => Cause::Invalid { message: self.text() },
             _ => Cause::Lost { message: self.text() },
         }
@@ -160,6 +166,10 @@ impl Tape {
                 peak_pids: self.maybe(Tape::int),
                 build: self.span(),
                 teardown: self.span(),
+                read_bytes: self.long(),
+                written_bytes: self.long(),
+                peak_disk_bytes: self.maybe(Tape::long),
+                peak_inodes: self.maybe(Tape::long),
             },
             enforcement: Enforcement {
                 enforced: self.many(Tape::text),
@@ -199,7 +209,11 @@ impl Tape {
             limits: Limits {
                 memory_bytes: self.maybe(Tape::long),
                 cpu_milli: self.maybe(Tape::int),
+                cpu_weight: self.maybe(Tape::int),
                 pids: self.maybe(Tape::int),
+                disk_bytes: self.maybe(Tape::long),
+                inodes: self.maybe(Tape::long),
+                open_files: self.maybe(Tape::long),
                 wall: self.maybe(Tape::span),
                 log_bytes: self.maybe(Tape::long),
             },

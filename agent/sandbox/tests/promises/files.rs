@@ -56,7 +56,7 @@ fn overlays(setting: &Setting) {
     let area = setting.scratch.path().join("overlay-area");
     setting.launcher.create_area(&area, &[], None).unwrap();
     let owner = Some(HostOwner { uid: 0, gid: 0, seen_as: SeenAs::Step });
-    for upper in [Upper::Directory(area.clone()), Upper::Memory { size: 1 << 20 }] {
+    for upper in [Upper::Directory(area.clone()), Upper::Memory { size: 1 << 20, inodes: 1000 }] {
         let persists = matches!(upper, Upper::Directory(_));
         let with = |script: &str| {
             let mut spec = setting.sh(script);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use caisson_sandbox::error::LaunchError;
-use caisson_sandbox::outcome::{Cause, Status};
+use caisson_sandbox::outcome::{Cause, DiskResource, Status};
 use caisson_sandbox::protection::Protection;
+use caisson_sandbox::spec::{Access, AreaDirectory, Mount};
 
 use crate::Test;
 use crate::setting::Setting;
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("processes are limited and the cause is named", pids),
     ("time is limited", wall_clock),
     ("processor time is limited", cpu),
+    ("bytes and files written are limited and the cause is named", disk),
     ("open files, file size and core dumps are limited", resources),
     ("what is missing refuses, unless allowed by name", missing),
 ];
@@ -26,7 +28,8 @@ fn memory(setting: &Setting) {
     let mut spec = setting.python(script);
     spec.limits.memory = Some(64 << 20);
     let outcome = setting.run(&spec).outcome;
-    assert!(matches!(outcome.cause, Some(Cause::OutOfMemory { limit, .. }) if limit == 64 << 20), "{outcome:?}");
+    let Some(Cause::OutOfMemory { limit, victim, .. }) = &outcome.cause else { panic!("{outcome:?}") };
+    assert_eq!((*limit, victim.as_ref().map(|victim| (victim.pid, victim.name.as_str()))), (64 << 20, Some((2, "python3"))));
     assert_eq!(outcome.status, Status::Signaled(9));
     assert!(outcome.usage.peak_memory > 32 << 20 && outcome.usage.peak_memory <= 64 << 20, "{outcome:?}");
     assert!(outcome.usage.wall < Duration::from_secs(30), "the sleeping child was killed too");
@@ -73,6 +76,38 @@ fn cpu(setting: &Setting) {
     spec.limits.cpu_milli = Some(200);
     let slow: f64 = setting.says(&spec).parse().unwrap();
     assert!(slow > 0.9, "{slow}");
+}
+
+fn disk(setting: &Setting) {
+    let area = setting.scratch.path().join("disk");
+    let mine = AreaDirectory { name: "mine".to_owned(), uid: 1000, gid: 1000, mode: 0o755 };
+    setting.launcher.create_area(&area, &[mine], None).unwrap();
+    let spec = |script: &str| {
+        let mut spec = setting.sh(script);
+        let (source, target) = (area.join("mine"), "/mine".into());
+        spec.mounts.push(Mount::Bind { source, target, access: Access::ReadWrite, owner: None });
+        (spec.cwd, spec.limits.disk, spec.limits.inodes) = ("/mine".into(), Some(8 << 20), Some(300));
+        spec.limits.counted = vec![area.clone()];
+        spec
+    };
+    let cause = |script: &str| setting.run(&spec(script)).outcome.cause;
+    assert_eq!(cause("head -c 5M /dev/zero > a"), None);
+    // What an earlier sandbox of the job wrote counts.
+    let is_disk = |cause: &Option<Cause>, which| matches!(cause, Some(Cause::Disk { resource, .. }) if *resource == which);
+    let second = cause("head -c 5M /dev/zero > b; sleep 60");
+    assert!(is_disk(&second, DiskResource::Bytes), "{second:?}");
+    let many = cause("rm -f a b; for i in $(seq 400); do mkdir d$i; done; sleep 60");
+    assert!(is_disk(&many, DiskResource::Inodes), "{many:?}");
+    // Gone from the directory, but held open.
+    let held = cause("rm -rf d*; for n in 1 2 3; do eval \"exec $((n + 3))>x\"; rm x; head -c 4M /dev/zero >&$((n + 3)); done; sleep 60");
+    assert!(is_disk(&held, DiskResource::Bytes), "{held:?}");
+    // One file alone is stopped by the kernel.
+    let alone = setting.run(&spec("exec head -c 30M /dev/zero > y")).outcome;
+    let sigxfsz = 25;
+    assert_eq!(alone.status, Status::Signaled(sigxfsz));
+    assert!(is_disk(&alone.cause, DiskResource::Bytes) && alone.enforced.contains(&Protection::DiskLimit), "{alone:?}");
+    assert_eq!(cause("rm -f y; head -c 7M /dev/zero > z"), None, "what was removed does not count any more");
+    setting.launcher.remove_area(&area).unwrap();
 }
 
 fn resources(setting: &Setting) {
