@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
 use caisson_model::policy::Destination;
+use caisson_model::time::Timestamp;
 use caisson_sandbox::protection::Protection;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -80,6 +81,8 @@ pub(crate) struct Run {
     /// How many jobs run at once [default: one per two cores, at least 2]
     #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
     pub(crate) slots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) indexes: Indexes,
     #[command(flatten)]
     pub(crate) machine: Machine,
 }
@@ -163,6 +166,21 @@ pub(crate) struct Machine {
     pub(crate) open_files: Option<u32>,
 }
 
+/// How the package gateway answers.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Packages")]
+pub(crate) struct Indexes {
+    /// Answer as the indexes stood before this day (2024-05-01, from its first moment in UTC) or moment (2024-05-01T12:00:00Z)
+    #[arg(long, value_name = "DATE", value_parser = quantity::moment)]
+    pub(crate) before: Option<Timestamp>,
+    /// Serve only what is stored from earlier runs, and reach for no index
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Folder of wheels and sdists, or a mirror's tree, that stands in for the Python indexes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) wheelhouse: Option<PathBuf>,
+}
+
 /// Run one command in the sandbox that steps run in, on the current directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -179,6 +197,12 @@ pub(crate) struct Exec {
     /// Host that the command may reach, at ports 443 and 80 or the one given (repeatable)
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) allow: Vec<Destination>,
+    /// Let the command install packages: pip, uv, npm and apt reach the indexes that this machine is configured for, through the
+    /// package gateway
+    #[arg(long)]
+    pub(crate) packages: bool,
+    #[command(flatten)]
+    pub(crate) indexes: Indexes,
     /// Longest that the command may take, such as 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
     pub(crate) timeout: Option<Duration>,

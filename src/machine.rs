@@ -1,11 +1,48 @@
 //! From settled configuration to the rules of this host, as the agent understands them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caisson_agent::host::HostRules;
+use caisson_gateway::gateway::Gateway;
+use caisson_model::outcome::Fault;
 
+use crate::cli::Indexes;
 use crate::config::{Config, Environment};
+use crate::report::Explained;
+
+/// A wheelhouse cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the wheelhouse {}", path.display())]
+pub(crate) struct NoWheelhouse {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Explained for NoWheelhouse {
+    fn fault(&self) -> Fault {
+        Fault::User
+    }
+}
+
+/// How the package gateway answers, by the words of the command line.
+///
+/// # Errors
+/// The wheelhouse is no folder.
+pub(crate) fn indexes(rules: &mut HostRules, indexes: &Indexes) -> Result<(), NoWheelhouse> {
+    let mut settings = rules.gateway.settings().clone();
+    if let Some(path) = &indexes.wheelhouse {
+        let folder = path.canonicalize().and_then(|path| match path.is_dir() {
+            true => Ok(path),
+            false => Err(std::io::ErrorKind::NotADirectory.into()),
+        });
+        settings.wheelhouse = Some(folder.map_err(|source| NoWheelhouse { path: path.clone(), source })?);
+    }
+    settings.before = indexes.before.map(|moment| moment.0).into_iter().chain(settings.before).min();
+    settings.offline |= indexes.offline;
+    rules.gateway = Gateway::new(settings);
+    Ok(())
+}
 
 /// As [`rules`], for `slots` jobs at once that write below `directory`: where the operator set no limit on the disk, each
 /// job gets an equal share of what is free there now, and one share stays free.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
+use caisson_model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// CPU time per wall time, in thousandths of a core. Written `1.5`.
@@ -65,6 +66,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         Ok(Ok(span)) if !span.is_zero() => Ok(span),
         _ => Err("write a length of time with its unit, such as 90s, 5m or 1h30m".to_owned()),
     }
+}
+
+/// Reads a day, which means its first moment in UTC, or a moment.
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    // A day parses as nothing else, but a moment would parse as its day.
+    let moment = text.parse::<jiff::Timestamp>().ok().or_else(|| day().map(|day| day.timestamp()));
+    let millis = moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok());
+    millis.map(Timestamp).ok_or_else(|| "write a day such as 2024-05-01, or a moment such as 2024-05-01T12:00:00Z".to_owned())
 }
 
 /// Reads `KEY=VALUE`; the key is a variable's or input's name.

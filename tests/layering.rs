@@ -9,18 +9,28 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Package, its folder, and which of our packages it may use (build and normal dependencies, exactly).
-const ARROWS: [(&str, &str, &[&str]); 8] = [
+const ARROWS: [(&str, &str, &[&str]); 9] = [
     ("caisson-model", "proto/model", &[]),
     ("caisson-expr", "proto/expr", &[]),
     ("caisson-proto", "proto", &["caisson-model"]),
     ("caisson-workflow", "controller/workflow", &["caisson-expr", "caisson-model"]),
     ("caisson-controller", "controller", &["caisson-expr", "caisson-model", "caisson-proto", "caisson-workflow"]),
     ("caisson-sandbox", "agent/sandbox", &[]),
-    ("caisson-agent", "agent", &["caisson-expr", "caisson-model", "caisson-proto", "caisson-sandbox"]),
+    ("caisson-gateway", "agent/gateway", &[]),
+    ("caisson-agent", "agent", &["caisson-expr", "caisson-gateway", "caisson-model", "caisson-proto", "caisson-sandbox"]),
     (
         "caisson",
         ".",
-        &["caisson-agent", "caisson-controller", "caisson-expr", "caisson-model", "caisson-proto", "caisson-sandbox", "caisson-workflow"],
+        &[
+            "caisson-agent",
+            "caisson-controller",
+            "caisson-expr",
+            "caisson-gateway",
+            "caisson-model",
+            "caisson-proto",
+            "caisson-sandbox",
+            "caisson-workflow",
+        ],
     ),
 ];
 

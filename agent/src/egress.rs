@@ -35,6 +35,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::egress::connection::{Connection, MAX_CONNECTIONS, ended};
 use crate::egress::ledger::{Ledger, Sink};
 use crate::egress::rules::Allowed;
+use crate::egress::service::Scribe;
 
 /// How long accepting rests after an error.
 const REST: Duration = Duration::from_millis(100);
@@ -66,6 +67,11 @@ impl Exit {
             accepting.push(tokio::spawn(accept(listener, connection, Arc::clone(&slots))));
         }
         Ok(Exit { closing, accepting, ledger })
+    }
+
+    /// Writes into this exit's ledger for servers beside it.
+    pub fn scribe(&self) -> Scribe {
+        Scribe { ledger: Arc::clone(&self.ledger), lineage: Vec::new() }
     }
 
     /// Ends every connection and answers with everything that was attempted, in the order in which it ended.

@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use caisson_gateway::gateway::Gateway;
+use caisson_gateway::settings::Settings;
 use caisson_sandbox::protection::Protection;
 
 use crate::index::PackageIndex;
+use crate::sources::{self, Files};
 
 /// What this host's operator allows and has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct HostRules {
     pub ro_paths: Vec<PathBuf>,
     /// Where Python packages come from.
     pub index: PackageIndex,
+    /// The package gateway towards it and its like.
+    pub gateway: Gateway,
     /// Where to look for interpreters beside the system's own: roots of pyenv, uv and tool caches.
     pub interpreters: InterpreterRoots,
     /// The directory in which id ranges are claimed. Shared by all agents of the host; only root uses it.
@@ -59,8 +64,12 @@ impl HostRules {
     /// pyenv, uv and the tool cache are looked at. Blocks on the disk for a few reads.
     pub fn of_this_host(environment: &BTreeMap<String, String>) -> HostRules {
         let home = environment.get("HOME").map(PathBuf::from);
-        let files: Vec<String> =
-            pip_files(environment, home.as_deref()).iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        let text = |path: PathBuf| std::fs::read_to_string(path).ok();
+        let files = Files {
+            pip: pip_files(environment, home.as_deref()).into_iter().filter_map(text).collect(),
+            netrc: sources::netrc_file(environment).and_then(text),
+        };
+        let gateway = Settings { store: package_store(environment, home.as_deref()), ..sources::settings(environment, &files) };
         HostRules {
             allow_missing: BTreeSet::new(),
             memory_bytes: memory_of_this_machine() / 4 * 3,
@@ -71,11 +80,19 @@ impl HostRules {
             open_files: None,
             log_bytes: DEFAULT_LOG_BYTES,
             ro_paths: Vec::new(),
-            index: PackageIndex::of(environment, &files),
+            index: PackageIndex::of(environment, &files.pip),
+            gateway: Gateway::new(gateway),
             interpreters: interpreter_roots(environment, home.as_deref()),
             id_claims: PathBuf::from("/run/caisson/ids"),
         }
     }
+}
+
+/// Where packages are kept when nobody says otherwise: with the user's caches.
+fn package_store(environment: &BTreeMap<String, String>, home: Option<&Path>) -> PathBuf {
+    let caches = environment.get("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = caches.or_else(|| Some(home?.join(".cache"))).unwrap_or_else(|| PathBuf::from("/var/cache"));
+    caches.join("caisson/packages")
 }
 
 fn pip_files(environment: &BTreeMap<String, String>, home: Option<&Path>) -> Vec<PathBuf> {

@@ -2,11 +2,13 @@
 //! a sandbox may know. No credential gets past this file. It reads no file by itself; [`crate::host`] hands the texts in.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caisson_model::policy::Destination;
 
-const DEFAULT_INDEX: &str = "https://pypi.org/simple";
+/// pip's own default.
+pub(crate) const DEFAULT_INDEX: &str = "https://pypi.org/simple";
 
 /// Where packages come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,15 +35,7 @@ impl PackageIndex {
     /// Reads pip's configuration: `files` from the least to the most important, then the `PIP_*` variables of `environment`
     /// and the usual variables that name certificate authorities.
     pub fn of(environment: &BTreeMap<String, String>, files: &[String]) -> PackageIndex {
-        let mut settings = BTreeMap::new();
-        for text in files {
-            read_configuration(text, &mut settings);
-        }
-        for (name, value) in environment {
-            if let Some(key) = name.strip_prefix("PIP_") {
-                settings.insert(key.to_ascii_lowercase().replace('_', "-"), value.clone());
-            }
-        }
+        let settings = pip_settings(environment, files);
         let mut index = PackageIndex::default();
         let words = |key: &str| -> Vec<String> {
             settings.get(key).map(|value| value.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
@@ -98,6 +92,20 @@ impl PackageIndex {
             .filter_map(|link| link.strip_prefix("file://").or(link.starts_with('/').then_some(link.as_str())).map(PathBuf::from))
     }
 
+    /// The `pip.conf` of a sandbox whose way to packages is the gateway, which has `indexes` and `links` at this address.
+    pub fn gateway_configuration(&self, certificates: Option<&str>, gateway: SocketAddr, indexes: usize, links: usize) -> String {
+        let directories = self.directories().map(|path| path.display().to_string());
+        let inside = PackageIndex {
+            index_url: (indexes > 0).then(|| gateway_index(gateway, 0)),
+            extra_index_urls: (1..indexes).map(|index| gateway_index(gateway, index)).collect(),
+            find_links: directories.chain((0..links).map(|index| format!("http://{gateway}/links/{index}/"))).collect(),
+            no_index: indexes == 0,
+            timeout: self.timeout,
+            ..PackageIndex::default()
+        };
+        inside.pip_configuration(certificates, true)
+    }
+
     /// The `pip.conf` of a sandbox. `certificates` is the path of the authorities inside; `reachable` tells whether the
     /// step reaches the index: without it, pip is told not to wait for a network that is not there.
     pub fn pip_configuration(&self, certificates: Option<&str>, reachable: bool) -> String {
@@ -141,6 +149,26 @@ impl PackageIndex {
             }
         }
     }
+}
+
+/// The address of an index at the gateway.
+pub(crate) fn gateway_index(gateway: SocketAddr, index: usize) -> String {
+    format!("http://{gateway}/{index}/simple/")
+}
+
+/// pip's settings by their long names: `files` from the least to the most important, then the `PIP_*` variables. Credentials
+/// are still in them.
+pub(crate) fn pip_settings(environment: &BTreeMap<String, String>, files: &[String]) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for text in files {
+        read_configuration(text, &mut settings);
+    }
+    for (name, value) in environment {
+        if let Some(key) = name.strip_prefix("PIP_") {
+            settings.insert(key.to_ascii_lowercase().replace('_', "-"), value.clone());
+        }
+    }
+    settings
 }
 
 /// Host and port of an `http` or `https` URL; `None` for anything else.

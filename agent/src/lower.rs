@@ -7,11 +7,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caisson_gateway::served::Ecosystem;
 use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
 use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, SecretFile, Spec};
 
 use crate::egress::service::Service;
 use crate::host::HostRules;
+use crate::index::gateway_index;
+use crate::packages;
 use crate::view::{self, System};
 
 /// The port on the step's loopback at which the exit listens: above the ephemeral range, so that no ordinary program sits there.
@@ -60,6 +63,8 @@ pub struct Passage {
     pub preset_destinations: Vec<Destination>,
     /// Servers of the agent's own that the step reaches.
     pub services: Vec<Service>,
+    /// Doors of the package gateway: one for each of the last listeners, in their order.
+    pub doors: Vec<Ecosystem>,
 }
 
 /// Time that the launcher's own clock gives beyond the step's timeout: the agent asks politely first, and the sandbox kills
@@ -127,21 +132,24 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
     }
     let destinations = egress.allow.clone();
     let services: Vec<Service> = Vec::new();
-    let open = !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty());
+    let doors = packages::ecosystems(egress, &host.gateway);
+    let open = !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty() && doors.is_empty());
     let authorities = host.index.certificates.as_ref().filter(|path| path.is_file());
     let shown: Option<&Path> = authorities.map(|path| if view::already_visible(path) { path.as_path() } else { Path::new(CERTIFICATES) });
     let shown = shown.map(|path| path.display().to_string());
-    let packages = egress.presets.contains(&Preset::PythonPackages);
-    let mut mounts = vec![Mount::File {
-        target: "/etc/pip.conf".into(),
-        content: host.index.pip_configuration(shown.as_deref(), open).into(),
-        mode: 0o644,
-    }];
+    let gateway = host.gateway.settings();
+    let python = doors.contains(&Ecosystem::Python).then(|| packages::address(Ecosystem::Python));
+    let indexes = if gateway.wheelhouse.is_some() { 1 } else { gateway.python.len() };
+    let content = match python {
+        Some(at) => host.index.gateway_configuration(shown.as_deref(), at, indexes, gateway.python_links.len()),
+        None => host.index.pip_configuration(shown.as_deref(), open),
+    };
+    let mut mounts = vec![Mount::File { target: "/etc/pip.conf".into(), content: content.into(), mode: 0o644 }];
     if let (Some(source), Some(CERTIFICATES)) = (authorities, shown.as_deref()) {
         mounts.push(Mount::Bind { source: source.clone(), target: CERTIFICATES.into(), access: spec::Access::ReadOnly, owner: None });
     }
     if !open {
-        return Passage { network: Network::Closed, env: Vec::new(), mounts, destinations, preset_destinations, services };
+        return Passage { network: Network::Closed, env: Vec::new(), mounts, destinations, preset_destinations, services, doors };
     }
     let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, EXIT_PORT));
     let mut env = Vec::new();
@@ -150,12 +158,19 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
         env.push((name.to_owned(), url.clone()));
         env.push((name.to_ascii_lowercase(), url.clone()));
     }
-    env.push(("PIP_PROXY".to_owned(), url));
+    if python.is_none() {
+        // Older pips take no proxy from the environment. It would be asked for the gateway too, which is reached directly.
+        env.push(("PIP_PROXY".to_owned(), url));
+    }
     // The step's own servers on its own loopback are reached directly, unless policy means the host's.
-    let direct: Vec<&str> = ["localhost", "127.0.0.1", "::1"]
+    let mut direct: Vec<String> = ["localhost", "127.0.0.1", "::1"]
         .into_iter()
         .filter(|name| destinations.iter().chain(&preset_destinations).all(|destination| destination.host != *name))
+        .map(str::to_owned)
         .collect();
+    if !doors.is_empty() {
+        direct.push(packages::ADDRESS.to_string());
+    }
     for name in ["NO_PROXY", "no_proxy"] {
         env.push((name.to_owned(), direct.join(",")));
     }
@@ -164,10 +179,22 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
             env.push((name.to_owned(), path.clone()));
         }
     }
-    if let (true, Some(index)) = (packages, &host.index.index_url) {
-        env.push(("UV_DEFAULT_INDEX".to_owned(), index.clone()));
+    if let Some(at) = python {
+        if indexes > 0 {
+            env.push(("UV_DEFAULT_INDEX".to_owned(), gateway_index(at, 0)));
+        } else {
+            env.push(("UV_NO_INDEX".to_owned(), "1".to_owned()));
+        }
+        let list = |items: Vec<String>| if items.is_empty() { None } else { Some(items.join(" ")) };
+        let extra = list((1..indexes).map(|index| gateway_index(at, index)).collect());
+        env.extend(extra.map(|extra| ("UV_INDEX".to_owned(), extra)));
+        let directories = host.index.directories().map(|path| path.display().to_string());
+        let links = directories.chain((0..gateway.python_links.len()).map(|index| format!("http://{at}/links/{index}/")));
+        env.extend(list(links.collect()).map(|links| ("UV_FIND_LINKS".to_owned(), links.replace(' ', ","))));
     }
-    Passage { network: Network::Exit { listeners: vec![listener] }, env, mounts, destinations, preset_destinations, services }
+    let mut listeners = vec![listener];
+    listeners.extend(doors.iter().map(|ecosystem| packages::address(*ecosystem)));
+    Passage { network: Network::Exit { listeners }, env, mounts, destinations, preset_destinations, services, doors }
 }
 
 #[cfg(test)]
@@ -201,8 +228,9 @@ mod tests {
     fn an_open_grant_points_programs_at_the_exit() {
         let egress = Egress { presets: vec![Preset::PythonPackages], ..Egress::default() };
         let opened = passage(&egress, &host());
-        assert!(matches!(&opened.network, Network::Exit { listeners } if listeners.len() == 1));
-        for name in ["HTTP_PROXY", "https_proxy", "NO_PROXY", "PIP_PROXY"] {
+        let Network::Exit { listeners } = &opened.network else { unreachable!() };
+        assert_eq!((listeners.len(), opened.doors.as_slice()), (2, &[Ecosystem::Python][..]));
+        for name in ["HTTP_PROXY", "https_proxy", "NO_PROXY", "UV_DEFAULT_INDEX"] {
             assert!(opened.env.iter().any(|(present, _)| present == name), "{name}");
         }
         assert!(!opened.preset_destinations.is_empty());

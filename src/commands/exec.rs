@@ -7,14 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caisson_agent::egress::Exit as Egress;
-use caisson_agent::egress::rules::Allowed;
 use caisson_agent::host::HostRules;
 use caisson_agent::id_claim::IdClaim;
 use caisson_agent::lower::{self, Passage, Request};
 use caisson_agent::view::{self, System};
+use caisson_agent::way::{Way, WayError};
+use caisson_gateway::gateway::Gateway;
 use caisson_model::outcome::{self, Bytes, EgressEntry, Fault, Verdict};
-use caisson_model::policy::{self, Grant, Identity};
+use caisson_model::policy::{self, Grant, Identity, Preset};
 use caisson_sandbox::error::{LaunchError, Stage, StartError, WaitError};
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Running, Stdio};
@@ -70,6 +70,9 @@ enum ExecError {
         #[source]
         source: io::Error,
     },
+    /// The way to the network cannot be served.
+    #[error("the way out was not opened")]
+    Way(#[from] WayError),
     /// The launcher did not start.
     #[error("the sandbox's launcher did not start")]
     Start(#[from] StartError),
@@ -85,7 +88,7 @@ impl Explained for ExecError {
     fn fault(&self) -> Fault {
         match self {
             ExecError::Path { .. } | ExecError::WholeHost | ExecError::Home(_) => Fault::User,
-            ExecError::Host { .. } => Fault::Environment,
+            ExecError::Host { .. } | ExecError::Way(_) => Fault::Environment,
             ExecError::Start(_) => Fault::Environment,
             ExecError::Launch(error) => fault(error.fault()),
             ExecError::Wait(_) => Fault::Ours,
@@ -123,7 +126,8 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     let flags = Flags { machine: arguments.machine.clone(), ..Flags::default() };
     let config = Config::settle(&environment, root, flags)?;
     let secrets = given::take(&arguments.given.secrets, &environment, Case::Kept)?;
-    let host = machine::rules(&config, &environment);
+    let mut host = machine::rules(&config, &environment);
+    machine::indexes(&mut host, &arguments.indexes)?;
     let mounts = mounts(&arguments)?;
     // Nothing stays built ahead: there is one command.
     let launcher = Launcher::start(&Options { warm: 0, ..Options::default() }).map_err(ExecError::Start)?;
@@ -142,7 +146,7 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     let (ended, ledger) = if grant.egress.is_closed() {
         (signals.wait(&running, meter)?, Vec::new())
     } else {
-        through_exit(&mut running, &signals, meter, passage, &grant)?
+        through_exit(&mut running, &signals, meter, passage, &grant, &host.gateway)?
     };
     let exit = exit_of(&ended);
     tell(&ended, &ledger);
@@ -161,11 +165,8 @@ fn describe(
     mounts: Vec<Mount>,
     ids: Ids,
 ) -> (Spec, Passage, Grant) {
-    let grant = Grant {
-        egress: policy::Egress { allow: arguments.allow.clone(), reason: "--allow".to_owned(), ..policy::Egress::default() },
-        identity: if arguments.root { Identity::Root } else { Identity::User },
-        ..Grant::default()
-    };
+    let grant =
+        Grant { egress: egress(arguments), identity: if arguments.root { Identity::Root } else { Identity::User }, ..Grant::default() };
     let inherited = |name: &str| environment.get(std::ffi::OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
     let user = if arguments.root { "root" } else { view::USER };
     let mut env: Vec<(String, String)> =
@@ -199,6 +200,25 @@ fn describe(
     spec.limits.wall_clock = arguments.timeout;
     spec.limits.cpu_weight = arguments.cpu_weight;
     (spec, passage, grant)
+}
+
+/// What `--allow` and `--packages` open. The name of a preset stands for it.
+fn egress(arguments: &cli::Exec) -> policy::Egress {
+    let preset = |destination: &policy::Destination| match (destination.host.as_str(), destination.port) {
+        ("python-packages", None) => Some(Preset::PythonPackages),
+        ("node-packages", None) => Some(Preset::NodePackages),
+        ("debian-packages", None) => Some(Preset::DebianPackages),
+        _ => None,
+    };
+    let mut presets: Vec<Preset> = arguments.allow.iter().filter_map(preset).collect();
+    if arguments.packages {
+        presets.extend([Preset::PythonPackages, Preset::NodePackages, Preset::DebianPackages]);
+    }
+    presets.sort();
+    presets.dedup();
+    let allow: Vec<_> = arguments.allow.iter().filter(|destination| preset(destination).is_none()).cloned().collect();
+    let reason = if arguments.packages && allow.is_empty() { "--packages" } else { "--allow" };
+    policy::Egress { allow, presets, reason: reason.to_owned(), ..policy::Egress::default() }
 }
 
 /// The current directory and what was asked for beside it, outer directories before inner ones.
@@ -322,21 +342,15 @@ fn through_exit(
     meter: Option<Meter>,
     passage: Passage,
     grant: &Grant,
+    gateway: &Gateway,
 ) -> Result<(Ended, Vec<EgressEntry>), ExecError> {
     let host = |act| move |source| ExecError::Host { act, source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(host("start the network's threads"))?;
-    let allowed = Allowed {
-        destinations: passage.destinations,
-        preset_destinations: passage.preset_destinations,
-        ranges: grant.egress.ranges.clone(),
-        reason: grant.egress.reason.clone(),
-        services: passage.services,
-    };
     let listeners = running.take_listeners();
-    let exit = runtime.block_on(async { Egress::open(listeners, allowed, Arc::new(|_| {})) }).map_err(host("open the way out"))?;
+    let way = runtime.block_on(async { Way::open(listeners, passage, &grant.egress, gateway, Arc::new(|_| {})) })?;
     let ended = signals.wait(running, meter);
-    let ledger = runtime.block_on(exit.close());
+    let ledger = runtime.block_on(way.close());
     Ok((ended?, ledger))
 }
 
@@ -419,6 +433,14 @@ fn tell(ended: &Ended, ledger: &[EgressEntry]) {
     for entry in ledger.iter().filter(|entry| entry.verdict == Verdict::Refused) {
         report::note(&format!("refused: {}:{}: {}", entry.host, entry.port, entry.rule));
     }
+    // What a package manager says of it is rarely more than that there is no such version.
+    let mut missed: Vec<&str> = ledger
+        .iter()
+        .filter(|entry| entry.verdict == Verdict::Unreachable && entry.package.is_some())
+        .map(|entry| entry.rule.as_str())
+        .collect();
+    missed.dedup();
+    missed.iter().for_each(|rule| report::note(rule));
 }
 
 fn described(arguments: &cli::Exec, exit: Exit, ended: &Ended, ledger: &[EgressEntry]) -> serde_json::Value {

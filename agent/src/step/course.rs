@@ -98,7 +98,15 @@ impl<A: AgentApi> Course<'_, A> {
         let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
         let listeners = std::mem::take(&mut launched.listeners);
         let masker = exit::masker(if listeners.is_empty() { [].iter() } else { self.attempt.masks.iter() });
-        let exit = exit::open(listeners, passage, &grant.egress, self.attempt.reports.remarks(), self.step.index, masker);
+        let exit = exit::open(
+            listeners,
+            passage,
+            &grant.egress,
+            &self.attempt.host.gateway,
+            self.attempt.reports.remarks(),
+            self.step.index,
+            masker,
+        );
         let exit = match exit {
             Ok(exit) => exit,
             Err(halt) => {

@@ -3,17 +3,17 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use caisson_gateway::gateway::Gateway;
 use caisson_model::id::StepIndex;
 use caisson_model::lease::StepChange;
 use caisson_model::outcome::{EgressEntry, Fault};
 use caisson_model::policy::Egress;
 
-use crate::egress;
-use crate::egress::rules::Allowed;
 use crate::lower::Passage;
 use crate::mask::Masker;
 use crate::program::Halt;
 use crate::reports::Remarks;
+use crate::way::Way;
 
 /// Opens the exit that a passage leads to; `None` for a closed one. What is attempted is also told at once.
 ///
@@ -23,28 +23,32 @@ pub(super) fn open(
     listeners: Vec<OwnedFd>,
     passage: Passage,
     egress: &Egress,
+    gateway: &Gateway,
     remarks: Remarks,
     step: StepIndex,
     masker: Masker,
-) -> Result<Option<egress::Exit>, Halt> {
+) -> Result<Option<Way>, Halt> {
     if listeners.is_empty() {
         return Ok(None);
     }
-    let allowed = Allowed {
-        destinations: passage.destinations,
-        preset_destinations: passage.preset_destinations,
-        ranges: egress.ranges.clone(),
-        reason: egress.reason.clone(),
-        services: passage.services,
-    };
     let masker = Mutex::new(masker);
     let sink = Arc::new(move |entry: &EgressEntry| {
         let entry = mask(&mut masker.lock().unwrap_or_else(PoisonError::into_inner), entry.clone());
         remarks.tell(StepChange::Reached { step, entry });
     });
-    egress::Exit::open(listeners, allowed, sink)
+    Way::open(listeners, passage, egress, gateway, sink)
         .map(Some)
-        .map_err(|error| Halt::faulted(format!("the step's exit could not be opened: {error}"), Fault::Environment))
+        .map_err(|error| Halt::faulted(format!("the step's way out could not be opened: {}", chain(&error)), Fault::Environment))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
 }
 
 /// Masks for a ledger: a secret can be tried to be carried out in a host's name, which is written in lower case.
