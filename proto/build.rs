@@ -4,7 +4,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=caisson");
-    let files = protox::compile(["caisson/v1/types.proto", "caisson/v1/agent.proto", "caisson/v1/client.proto"], ["."])?;
-    tonic_prost_build::configure().skip_debug(["OpenSecretsAnswer.Secret"]).compile_fds(files)?;
+    let files =
+        protox::compile(["caisson/v1/types.proto", "caisson/v1/agent.proto", "caisson/v1/client.proto", "caisson/v1/fleet.proto"], ["."])?;
+    tonic_prost_build::configure().skip_debug(["OpenSecretsAnswer.Secret", "EnrollRequest", "CreateTokenAnswer"]).compile_fds(files)?;
     Ok(())
 }

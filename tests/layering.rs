@@ -35,7 +35,7 @@ const ARROWS: [(&str, &str, &[&str]); 9] = [
 ];
 
 /// Outside crates that belong to one floor: who may name them, tests included.
-const OWNED: [(&str, &[&str]); 13] = [
+const OWNED: [(&str, &[&str]); 20] = [
     ("tonic", &["caisson-proto", "caisson-controller"]),
     ("tonic-prost", &["caisson-proto"]),
     ("tonic-prost-build", &["caisson-proto"]),
@@ -43,11 +43,18 @@ const OWNED: [(&str, &[&str]); 13] = [
     ("protox", &["caisson-proto"]),
     ("rusqlite", &["caisson-controller"]),
     ("tokio-postgres", &["caisson-controller"]),
+    ("rustls", &["caisson-proto", "caisson-controller"]),
+    ("tokio-rustls", &["caisson-proto", "caisson-controller"]),
+    ("tower-service", &["caisson-proto"]),
+    ("rcgen", &["caisson-agent", "caisson-controller"]),
+    ("x509-parser", &["caisson-controller"]),
+    ("aws-lc-rs", &["caisson-controller"]),
     ("granit-parser", &["caisson-workflow"]),
     ("seccompiler", &["caisson-sandbox"]),
     ("caps", &["caisson-sandbox"]),
     ("cgroups-rs", &["caisson-sandbox"]),
     ("clap", &["caisson"]),
+    ("clap_complete", &["caisson"]),
     ("indicatif", &["caisson"]),
 ];
 

@@ -29,6 +29,7 @@ pub mod environment;
 pub mod hash_files;
 pub mod host;
 pub mod id_claim;
+pub mod identity;
 pub mod index;
 pub mod job;
 pub mod logs;

@@ -14,6 +14,7 @@
 
 pub mod blobs;
 pub mod core;
+pub mod identity;
 pub mod listen;
 pub mod logs;
 pub mod policy;

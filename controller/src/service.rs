@@ -10,7 +10,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use caisson_model::id::{AttemptId, Hold, RunId, StepIndex};
+use caisson_model::id::{AgentName, AttemptId, Hold, RunId, StepIndex};
 use caisson_model::run::{JobView, RunEvent, RunView, StepView};
 use caisson_proto::api::ApiError;
 use indexmap::IndexMap;
@@ -234,6 +234,11 @@ impl Service {
     /// A closed controller writes nothing: the folder may be another's by now.
     fn open_still(&self) -> Result<(), ApiError> {
         if *self.inner.closing.borrow() { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Whose attempt this is, while somebody holds it.
+    pub fn owner(&self, attempt: AttemptId) -> Option<AgentName> {
+        self.inner.holds.owner(attempt)
     }
 
     fn holds(&self, hold: Hold) -> Result<(), ApiError> {

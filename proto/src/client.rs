@@ -1,5 +1,9 @@
 //! The contract over gRPC, caller's side. Reconnecting after a broken stream is left to the caller; single calls connect anew by themselves.
 
+mod fleet;
+
+use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,61 +16,150 @@ use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
 use caisson_model::run::{Explanation, NumberedEvent, RerunScope, RunView, Submission};
 use caisson_model::secret::OpenedSecrets;
 use futures_util::{Stream, StreamExt};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::api::{AgentApi, Answers, ApiError, BlobApi, ClientApi, Messages, RunDetail, Submitted};
 use crate::convert::{Cross, Malformed, field, required};
 use crate::status::{MAX_HEADERS, MAX_MESSAGE, api_error};
+use crate::tls::{self, Tls};
 use crate::wire;
+use crate::wire::admin_client::AdminClient;
 use crate::wire::agent_client::AgentClient;
 use crate::wire::blobs_client::BlobsClient;
 use crate::wire::client_client::ClientClient;
+use crate::wire::enrolment_client::EnrolmentClient;
 
 /// No single call may hang for ever: the other side can be alive and stuck.
 const CALL: Duration = Duration::from_secs(60);
+/// Where a controller listens when nobody says otherwise.
+pub const DEFAULT_PORT: u16 = 7717;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How soon a dead connection without traffic is noticed: at most the sum of both.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_ANSWER: Duration = Duration::from_secs(5);
 
+/// What is needed to reach a controller beside its address.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// For `https` addresses: whom to believe, and who we are.
+    pub tls: Option<Tls>,
+    /// A token that goes with every call. Never sent without TLS to another machine.
+    pub bearer: Option<Bearer>,
+}
+
+/// A token's text, which no trace shows.
+#[derive(Clone)]
+pub struct Bearer(pub String);
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Carry(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Carry {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+type Line = InterceptedService<Channel, Carry>;
+
 /// A controller at the other end of a connection. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    agent: AgentClient<Channel>,
-    blobs: BlobsClient<Channel>,
-    client: ClientClient<Channel>,
+    agent: AgentClient<Line>,
+    blobs: BlobsClient<Line>,
+    client: ClientClient<Line>,
+    enrolment: EnrolmentClient<Line>,
+    admin: AdminClient<Line>,
 }
 
 impl Client {
-    /// Connects to `url`, such as `http://127.0.0.1:7717`.
+    /// Connects to a controller on this machine without TLS: `http://127.0.0.1:7717`.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`] when `url` is none; [`ApiError::Unavailable`] when nobody answers there within 10 s.
+    /// As [`Client::connect_with`].
     pub async fn connect(url: &str) -> Result<Client, ApiError> {
-        let wrong = |why: String| ApiError::Invalid(format!("controller address {url:?}: {why}; write http://HOST:PORT"));
+        Client::connect_with(url, Credentials::default()).await
+    }
+
+    /// Connects to `url`: `https://HOST:PORT`, or `http://` and a loopback address.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] when `url` is none, or is not protected; [`ApiError::Denied`] when the two sides do not believe each
+    /// other; [`ApiError::Unavailable`] when nobody answers there within 10 s.
+    pub async fn connect_with(url: &str, credentials: Credentials) -> Result<Client, ApiError> {
+        let wrong = |why: String| ApiError::Invalid(format!("controller address {url:?}: {why}; write https://HOST:PORT"));
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| wrong(e.to_string()))?;
-        match endpoint.uri().scheme_str() {
-            Some("http") => {}
-            Some(other) => return Err(wrong(format!("the scheme {other} is not supported"))),
-            None => return Err(wrong("it has no scheme".to_owned())),
-        }
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
-            .http2_max_header_list_size(MAX_HEADERS)
-            .connect()
-            .await
-            .map_err(|e| ApiError::Unavailable(format!("{url}: {}", chain(&e))))?;
+            .http2_max_header_list_size(MAX_HEADERS);
+        let uri = endpoint.uri().clone();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let channel = match uri.scheme_str() {
+            Some("http") if !is_loopback(host) => {
+                return Err(wrong("without TLS only this machine is spoken to (127.0.0.1, localhost)".to_owned()));
+            }
+            Some("http") => endpoint.connect().await,
+            Some("https") => {
+                let tls = credentials
+                    .tls
+                    .ok_or_else(|| wrong("nobody said which authority to believe (a CA file, or a token that names it)".to_owned()))?;
+                let connector = tls.connector(host, uri.port_u16().unwrap_or(DEFAULT_PORT))?;
+                endpoint.connect_with_connector(connector).await
+            }
+            Some(other) => return Err(wrong(format!("the scheme {other} is not supported"))),
+            None => return Err(wrong("it has no scheme".to_owned())),
+        };
+        let channel = channel.map_err(|error| failure(url, &error))?;
+        let header = credentials.bearer.map(|bearer| MetadataValue::try_from(format!("Bearer {}", bearer.0)));
+        let mut header =
+            header.transpose().map_err(|_| ApiError::Invalid("the token is not one: it has characters that no token has".to_owned()))?;
+        if let Some(value) = &mut header {
+            value.set_sensitive(true);
+        }
+        let line = InterceptedService::new(channel, Carry(header));
         Ok(Client {
-            agent: AgentClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
-            blobs: BlobsClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
-            client: ClientClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            agent: AgentClient::new(line.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            blobs: BlobsClient::new(line.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            enrolment: EnrolmentClient::new(line.clone()),
+            admin: AdminClient::new(line.clone()),
+            client: ClientClient::new(line).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
         })
     }
+}
+
+/// Whether a host is this machine for sure.
+pub fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// A connection that did not come about: distrust is not mended by trying again.
+fn failure(url: &str, error: &(dyn std::error::Error + 'static)) -> ApiError {
+    let text = format!("{url}: {}", chain(error));
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if tls::is_distrust(error) {
+            return ApiError::Denied(text);
+        }
+        cause = error.source();
+    }
+    ApiError::Unavailable(text)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

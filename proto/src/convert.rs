@@ -4,6 +4,7 @@
 //! stands twice is an error that names the field and the rule.
 
 mod agent;
+mod fleet;
 mod job;
 mod outcome;
 #[cfg(test)]

@@ -1,8 +1,12 @@
-//! Any implementor of the contract as gRPC services on a listener. No address is judged here: whoever binds the listener answers for it.
+//! Any implementor of the contract as gRPC services on a listener. No address and no caller is judged here: that is its [`Door`]'s doing.
+
+mod fleet;
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use caisson_model::agent::Cordon;
@@ -11,18 +15,21 @@ use caisson_model::lease::{AgentMessage, Completion, StepReport};
 use caisson_model::log::{LogKey, LogPush, LogSeal};
 use caisson_model::run::Submission;
 use futures_util::stream::{self, Stream, StreamExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::{AgentApi, Answers, ApiError, ClientApi, Messages};
+use crate::api::{AgentApi, Answers, ApiError, BlobApi, ClientApi, Messages};
 use crate::convert::{Cross, Malformed, field, required};
+use crate::fleet::FleetApi;
 use crate::status::{MAX_HEADERS, MAX_MESSAGE, api_error, status};
 use crate::wire;
+use crate::wire::admin_server::AdminServer;
 use crate::wire::agent_server::{Agent, AgentServer};
 use crate::wire::blobs_server::{Blobs, BlobsServer};
 use crate::wire::client_server::{Client, ClientServer};
+use crate::wire::enrolment_server::EnrolmentServer;
 
 /// How long a new session may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
@@ -36,27 +43,72 @@ const PING_ANSWER: Duration = Duration::from_secs(5);
 #[error("serve gRPC calls")]
 pub struct ServeError(#[from] tonic::transport::Error);
 
-/// Serves `api` on `listener` until `shutdown`. Long streams are then ended at once, as unavailable; other calls may end within 5 s.
+/// Who lets callers in. For each call it gives the contract as its caller may use it.
+pub trait Door: Send + Sync + 'static {
+    /// What is known of a connection.
+    type Peer: Clone + Send + Sync + Unpin + 'static;
+    /// The contract for one caller.
+    type Api: AgentApi + ClientApi + FleetApi;
+
+    /// Lets the caller of one call in, or refuses. `bearer` is the token that came with the call.
+    fn enter(&self, peer: &Self::Peer, bearer: Option<&str>) -> impl Future<Output = Result<Self::Api, ApiError>> + Send;
+}
+
+/// An accepted connection, with what is known of its other end.
+#[derive(Debug)]
+pub struct Accepted<IO, P> {
+    /// The bytes.
+    pub io: IO,
+    /// The other end.
+    pub peer: P,
+}
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How old a connection may get before its other end is asked to open a new one, so that certificates are looked at again.
+    pub age: Option<Duration>,
+    /// How many calls one connection may have under way.
+    pub streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { age: None, streams: 1024 }
+    }
+}
+
+/// Serves what comes through `door` on `connections` until `shutdown`. Long streams are then ended at once, as unavailable; other
+/// calls may end within 5 s.
 ///
 /// # Errors
-/// [`ServeError`] when the listener breaks.
-pub async fn serve<A, S>(api: A, listener: TcpListener, shutdown: S) -> Result<(), ServeError>
+/// [`ServeError`] when the connections break.
+pub async fn serve<D, IO, I, S>(door: D, connections: I, limits: Limits, shutdown: S) -> Result<(), ServeError>
 where
-    A: AgentApi + ClientApi,
+    D: Door,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    I: Stream<Item = io::Result<Accepted<IO, D::Peer>>> + Send,
     S: Future<Output = ()> + Send,
 {
     let (close, closing) = watch::channel(false);
-    let server = Server { api: Arc::new(api), closing: closing.clone() };
+    let server = Server { door: Arc::new(door), closing: closing.clone() };
     let mut closed = closing.clone();
-    let serving = tonic::transport::Server::builder()
+    let mut builder = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_ANSWER))
         .http2_max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(limits.streams);
+    if let Some(age) = limits.age {
+        builder = builder.max_connection_age(age).max_connection_age_grace(LAST_CALLS);
+    }
+    let serving = builder
         .add_service(AgentServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
         .add_service(BlobsServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        .add_service(EnrolmentServer::new(server.clone()))
+        .add_service(AdminServer::new(server.clone()))
         .add_service(ClientServer::new(server).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(connections.map(|accepted| accepted.map(Wire)), async move {
             // An error means that the sender is gone, which is the end as well.
             let _gone = closed.wait_for(|closed| *closed).await;
         });
@@ -73,20 +125,70 @@ where
     }
 }
 
-struct Server<A> {
-    api: Arc<A>,
+/// A connection as the gRPC library wants it.
+struct Wire<IO, P>(Accepted<IO, P>);
+
+impl<IO, P: Clone + Send + Sync + 'static> Connected for Wire<IO, P> {
+    type ConnectInfo = Known<P>;
+
+    fn connect_info(&self) -> Known<P> {
+        Known(self.0.peer.clone())
+    }
+}
+
+#[derive(Clone)]
+struct Known<P>(P);
+
+impl<IO: AsyncRead + Unpin, P: Unpin> AsyncRead for Wire<IO, P> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.io).poll_read(context, buffer)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Wire<IO, P> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.io).poll_shutdown(context)
+    }
+}
+
+struct Server<D> {
+    door: Arc<D>,
     closing: watch::Receiver<bool>,
 }
 
-impl<A> Clone for Server<A> {
+impl<D> Clone for Server<D> {
     fn clone(&self) -> Self {
-        Server { api: self.api.clone(), closing: self.closing.clone() }
+        Server { door: self.door.clone(), closing: self.closing.clone() }
+    }
+}
+
+impl<D: Door> Server<D> {
+    async fn enter<T>(&self, request: &Request<T>) -> Result<D::Api, Status> {
+        let known = request.extensions().get::<Known<D::Peer>>();
+        let known = known.ok_or_else(|| status(ApiError::Broken("the connection has no identity".to_owned())))?;
+        let header = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or_default());
+        let bearer = match header {
+            None => None,
+            Some(text) => match text.strip_prefix("Bearer ") {
+                Some(token) => Some(token),
+                None => return Err(status(ApiError::Denied("the authorization header is not `Bearer TOKEN`".to_owned()))),
+            },
+        };
+        self.door.enter(&known.0, bearer).await.map_err(status)
     }
 }
 
 type Answering<W> = Pin<Box<dyn Stream<Item = Result<W, Status>> + Send>>;
 
-impl<A: Send + Sync + 'static> Server<A> {
+impl<D: Door> Server<D> {
     /// A stream of answers that ends when the server closes.
     fn answering<M: Cross + Send + 'static>(&self, answers: Answers<M>, refusal: Refusal) -> Answering<M::Wire>
     where
@@ -155,11 +257,12 @@ fn hold(wire: Option<wire::Hold>) -> Result<Hold, Status> {
 }
 
 #[tonic::async_trait]
-impl<A: AgentApi + ClientApi> Agent for Server<A> {
+impl<D: Door> Agent for Server<D> {
     type SessionStream = Answering<wire::SessionAnswer>;
     type PushLogStream = Answering<wire::PushLogAnswer>;
 
     async fn session(&self, request: Request<Streaming<wire::SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+        let api = self.enter(&request).await?;
         let mut messages = request.into_inner();
         let first = tokio::time::timeout(HELLO, messages.message())
             .await
@@ -169,37 +272,42 @@ impl<A: AgentApi + ClientApi> Agent for Server<A> {
             _ => return Err(status(ApiError::Invalid("hello: must be the first message".to_owned()))),
         };
         let refusal = Refusal::default();
-        let answers = self.api.session(hello, incoming(messages, refusal.clone(), AgentMessage::back)).await.map_err(status)?;
+        let answers = api.session(hello, incoming(messages, refusal.clone(), AgentMessage::back)).await.map_err(status)?;
         Ok(Response::new(self.answering(answers, refusal)))
     }
 
     async fn fetch_spec(&self, request: Request<wire::FetchSpecRequest>) -> Result<Response<wire::FetchSpecAnswer>, Status> {
-        let spec = self.api.fetch_spec(hold(request.into_inner().hold)?).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        let spec = api.fetch_spec(hold(request.into_inner().hold)?).await.map_err(status)?;
         Ok(Response::new(wire::FetchSpecAnswer { spec: Some(spec.out()) }))
     }
 
     async fn open_secrets(&self, request: Request<wire::OpenSecretsRequest>) -> Result<Response<wire::OpenSecretsAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
-        let opened = self.api.open_secrets(hold(request.hold)?, StepIndex(request.step)).await.map_err(status)?;
+        let opened = api.open_secrets(hold(request.hold)?, StepIndex(request.step)).await.map_err(status)?;
         Ok(Response::new(opened.out()))
     }
 
     async fn push_log(&self, request: Request<Streaming<wire::PushLogRequest>>) -> Result<Response<Self::PushLogStream>, Status> {
+        let api = self.enter(&request).await?;
         let refusal = Refusal::default();
-        let answers = self.api.push_log(incoming(request.into_inner(), refusal.clone(), LogPush::back)).await.map_err(status)?;
+        let answers = api.push_log(incoming(request.into_inner(), refusal.clone(), LogPush::back)).await.map_err(status)?;
         Ok(Response::new(self.answering(answers, refusal)))
     }
 
     async fn seal_log(&self, request: Request<wire::SealLogRequest>) -> Result<Response<wire::SealLogAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
         let seal: LogSeal = required(request.seal, "seal").map_err(invalid)?;
-        self.api.seal_log(hold(request.hold)?, StepIndex(request.step), seal).await.map_err(status)?;
+        api.seal_log(hold(request.hold)?, StepIndex(request.step), seal).await.map_err(status)?;
         Ok(Response::new(wire::SealLogAnswer {}))
     }
 
     async fn report_step(&self, request: Request<wire::ReportStepRequest>) -> Result<Response<wire::ReportStepAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let report = StepReport::back(request.into_inner()).map_err(invalid)?;
-        self.api.report_step(report).await.map_err(status)?;
+        api.report_step(report).await.map_err(status)?;
         Ok(Response::new(wire::ReportStepAnswer {}))
     }
 
@@ -207,34 +315,38 @@ impl<A: AgentApi + ClientApi> Agent for Server<A> {
         &self,
         request: Request<wire::CompleteAttemptRequest>,
     ) -> Result<Response<wire::CompleteAttemptAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let completion = Completion::back(request.into_inner()).map_err(invalid)?;
-        let recorded = self.api.complete_attempt(completion).await.map_err(status)?;
+        let recorded = api.complete_attempt(completion).await.map_err(status)?;
         Ok(Response::new(wire::CompleteAttemptAnswer { recorded: recorded.out() }))
     }
 
     async fn return_attempt(&self, request: Request<wire::ReturnAttemptRequest>) -> Result<Response<wire::ReturnAttemptAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
-        self.api.return_attempt(hold(request.hold)?, request.reason).await.map_err(status)?;
+        api.return_attempt(hold(request.hold)?, request.reason).await.map_err(status)?;
         Ok(Response::new(wire::ReturnAttemptAnswer {}))
     }
 }
 
 #[tonic::async_trait]
-impl<A: AgentApi + ClientApi> Blobs for Server<A> {
+impl<D: Door> Blobs for Server<D> {
     type GetBlobStream = Answering<wire::GetBlobAnswer>;
 
     async fn find_missing_blobs(
         &self,
         request: Request<wire::FindMissingBlobsRequest>,
     ) -> Result<Response<wire::FindMissingBlobsAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let digests: Result<Vec<Digest>, Malformed> =
             request.into_inner().blobs.into_iter().map(|blob| field(blob.digest, "blobs.digest")).collect();
-        let missing = self.api.find_missing_blobs(digests.map_err(invalid)?).await.map_err(status)?;
+        let missing = api.find_missing_blobs(digests.map_err(invalid)?).await.map_err(status)?;
         let missing = missing.into_iter().map(|digest| wire::BlobId { digest: digest.out() }).collect();
         Ok(Response::new(wire::FindMissingBlobsAnswer { missing }))
     }
 
     async fn put_blob(&self, request: Request<Streaming<wire::PutBlobRequest>>) -> Result<Response<wire::PutBlobAnswer>, Status> {
+        let api = self.enter(&request).await?;
         use wire::put_blob_request::Part;
         let mut parts = request.into_inner();
         let digest: Digest = match parts.message().await?.and_then(|first| first.part) {
@@ -246,7 +358,7 @@ impl<A: AgentApi + ClientApi> Blobs for Server<A> {
             Some(Part::Bytes(bytes)) => Ok(bytes),
             _ => Err(Malformed::new("only bytes follow the digest").within("part")),
         });
-        let put = self.api.put_blob(digest, content).await;
+        let put = api.put_blob(digest, content).await;
         // A blob cut short fails its digest; what cut it is the better reason.
         match (put, refusal.0.get()) {
             (Ok(()), _) => Ok(Response::new(wire::PutBlobAnswer {})),
@@ -256,86 +368,99 @@ impl<A: AgentApi + ClientApi> Blobs for Server<A> {
     }
 
     async fn get_blob(&self, request: Request<wire::GetBlobRequest>) -> Result<Response<Self::GetBlobStream>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
         let digest = field(request.digest, "digest").map_err(invalid)?;
-        let pieces = self.api.get_blob(digest, request.offset).await.map_err(status)?;
+        let pieces = api.get_blob(digest, request.offset).await.map_err(status)?;
         Ok(Response::new(Box::pin(pieces.map(|piece| piece.map(|bytes| wire::GetBlobAnswer { bytes }).map_err(status)))))
     }
 }
 
 #[tonic::async_trait]
-impl<A: AgentApi + ClientApi> Client for Server<A> {
+impl<D: Door> Client for Server<D> {
     type WatchRunStream = Answering<wire::NumberedEvent>;
     type TailLogStream = Answering<wire::TailLogAnswer>;
 
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Result<Response<wire::SubmitAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let submission = Submission::back(request.into_inner()).map_err(invalid)?;
-        match self.api.submit(submission).await {
+        match api.submit(submission).await {
             answer @ (Ok(_) | Err(ApiError::Rejected(_))) => Ok(Response::new(answer.out())),
             Err(error) => Err(status(error)),
         }
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Result<Response<wire::CancelAnswer>, Status> {
-        self.api.cancel(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        api.cancel(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
         Ok(Response::new(wire::CancelAnswer {}))
     }
 
     async fn list_runs(&self, request: Request<wire::ListRunsRequest>) -> Result<Response<wire::ListRunsAnswer>, Status> {
-        let runs = self.api.list_runs(request.into_inner().limit).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        let runs = api.list_runs(request.into_inner().limit).await.map_err(status)?;
         Ok(Response::new(wire::ListRunsAnswer { runs: runs.out() }))
     }
 
     async fn get_run(&self, request: Request<wire::GetRunRequest>) -> Result<Response<wire::GetRunAnswer>, Status> {
-        let detail = self.api.run(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        let detail = api.run(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
         Ok(Response::new(detail.out()))
     }
 
     async fn watch_run(&self, request: Request<wire::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
         let run = field(request.run, "run").map_err(invalid)?;
-        let events = self.api.watch_run(run, request.after).await.map_err(status)?;
+        let events = api.watch_run(run, request.after).await.map_err(status)?;
         Ok(Response::new(self.answering(events, Refusal::default())))
     }
 
     async fn tail_log(&self, request: Request<wire::TailLogRequest>) -> Result<Response<Self::TailLogStream>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
         let log: LogKey = required(request.log, "log").map_err(invalid)?;
-        let reads = self.api.tail_log(log, request.offset).await.map_err(status)?;
+        let reads = api.tail_log(log, request.offset).await.map_err(status)?;
         Ok(Response::new(self.answering(reads, Refusal::default())))
     }
 
     async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainAnswer>, Status> {
-        let explanations = self.api.explain(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        let explanations = api.explain(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
         Ok(Response::new(wire::ExplainAnswer { explanations: explanations.out() }))
     }
 
     async fn rerun(&self, request: Request<wire::RerunRequest>) -> Result<Response<wire::RerunAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
         let (run, scope) = (field(request.run, "run").map_err(invalid)?, field(request.scope, "scope").map_err(invalid)?);
-        let run = self.api.rerun(run, scope).await.map_err(status)?;
+        let run = api.rerun(run, scope).await.map_err(status)?;
         Ok(Response::new(wire::RerunAnswer { run: run.out() }))
     }
 
-    async fn list_agents(&self, _: Request<wire::ListAgentsRequest>) -> Result<Response<wire::ListAgentsAnswer>, Status> {
-        let agents = self.api.agents().await.map_err(status)?;
+    async fn list_agents(&self, request: Request<wire::ListAgentsRequest>) -> Result<Response<wire::ListAgentsAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let agents = api.agents().await.map_err(status)?;
         Ok(Response::new(wire::ListAgentsAnswer { agents: agents.out() }))
     }
 
     async fn cordon(&self, request: Request<wire::CordonRequest>) -> Result<Response<wire::CordonAnswer>, Status> {
+        let api = self.enter(&request).await?;
         let request = request.into_inner();
         let cordon = if request.cordoned { Cordon::On } else { Cordon::Off };
-        self.api.cordon(AgentName(request.agent), cordon).await.map_err(status)?;
+        api.cordon(AgentName(request.agent), cordon).await.map_err(status)?;
         Ok(Response::new(wire::CordonAnswer {}))
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::DrainAnswer>, Status> {
-        self.api.drain(AgentName(request.into_inner().agent)).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        api.drain(AgentName(request.into_inner().agent)).await.map_err(status)?;
         Ok(Response::new(wire::DrainAnswer {}))
     }
 
     async fn revoke_agent(&self, request: Request<wire::RevokeAgentRequest>) -> Result<Response<wire::RevokeAgentAnswer>, Status> {
-        self.api.revoke_agent(AgentName(request.into_inner().agent)).await.map_err(status)?;
+        let api = self.enter(&request).await?;
+        api.revoke_agent(AgentName(request.into_inner().agent)).await.map_err(status)?;
         Ok(Response::new(wire::RevokeAgentAnswer {}))
     }
 }

@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use crate::api::ApiError;
 use crate::convert::{Cross, Malformed};
+use crate::tls;
 use crate::wire;
 
 /// Trailers are HTTP/2 headers, which both sides bound; details are written there in base64.
@@ -46,7 +47,16 @@ pub(crate) fn api_error(status: Status) -> ApiError {
         Code::Unimplemented | Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument => {
             ApiError::Broken(status.message().to_owned())
         }
-        _ => ApiError::Unavailable(reason(&status)),
+        _ => {
+            let reason = reason(&status);
+            // What ended the connection is known by its text only: the HTTP/2 library keeps no more of it.
+            let distrust = tls::DISTRUST.iter().any(|alert| reason.contains(&format!("fatal alert: {alert}")));
+            if distrust {
+                ApiError::Denied(format!("the controller does not accept this certificate: {reason}"))
+            } else {
+                ApiError::Unavailable(reason)
+            }
+        }
     }
 }
 

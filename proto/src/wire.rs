@@ -10,3 +10,15 @@ impl std::fmt::Debug for open_secrets_answer::Secret {
         f.debug_struct("Secret").field("name", &self.name).field("value", &"***").finish()
     }
 }
+
+impl std::fmt::Debug for EnrollRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrollRequest").field("agent", &self.agent).field("token", &"***").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for CreateTokenAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreateTokenAnswer").field("view", &self.view).field("token", &"***").finish()
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use caisson_model::agent::Hello;
-use caisson_model::id::{AttemptId, Fence, Hold, RunId};
+use caisson_model::id::{AgentName, AttemptId, Fence, Hold, RunId};
 use caisson_model::lease::ControllerMessage;
 use caisson_model::run::NumberedEvent;
 use caisson_model::time::Timestamp;
@@ -75,30 +75,36 @@ impl Clock {
 
 /// The attempts whose holders may write logs and fetch their spec, for those who must not ask the owner each time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Holds(Arc<RwLock<HashMap<AttemptId, Fence>>>);
+pub(super) struct Holds(Arc<RwLock<HashMap<AttemptId, (Fence, AgentName)>>>);
 
 impl Holds {
     /// Whether the hold is in force.
     pub(super) fn allow(&self, hold: Hold) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&hold.attempt) == Some(&hold.fence)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&hold.attempt).is_some_and(|(fence, _)| *fence == hold.fence)
     }
 
-    fn set(&self, attempt: AttemptId, fence: Option<Fence>) {
+    /// Whose attempt this is, while it is held.
+    pub(super) fn owner(&self, attempt: AttemptId) -> Option<AgentName> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&attempt).map(|(_, agent)| agent.clone())
+    }
+
+    fn set(&self, attempt: AttemptId, held: Option<(Fence, AgentName)>) {
         let mut holds = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        match fence {
-            Some(fence) => drop(holds.insert(attempt, fence)),
+        match held {
+            Some(held) => drop(holds.insert(attempt, held)),
             None => drop(holds.remove(&attempt)),
         }
     }
 
     pub(super) fn learn(&self, engine: &Engine) {
         let jobs = engine.state().runs.values().flat_map(|run| &run.jobs);
-        jobs.filter_map(|job| job.life.lease()).for_each(|lease| self.set(lease.hold.attempt, Some(lease.hold.fence)));
+        jobs.filter_map(|job| job.life.lease())
+            .for_each(|lease| self.set(lease.hold.attempt, Some((lease.hold.fence, lease.agent.clone()))));
     }
 
     fn follow(&self, record: &Record) {
         match record {
-            Record::Leased { hold, .. } => self.set(hold.attempt, Some(hold.fence)),
+            Record::Leased { hold, agent, .. } => self.set(hold.attempt, Some((hold.fence, agent.clone()))),
             Record::Released { attempt, .. } => self.set(*attempt, None),
             Record::Ended { hold: Some(hold), .. } => self.set(hold.attempt, None),
             _ => {}
