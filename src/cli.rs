@@ -1,7 +1,8 @@
 //! Flags and subcommands: what may be typed, and nothing of what it does.
 
+pub(crate) mod fleet;
+
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,9 +52,20 @@ pub(crate) enum Command {
     Doctor(Doctor),
     Trust(Trust),
     Config(Config),
-    Controller(Controller),
-    Agent(Agent),
+    Controller(Box<fleet::Controller>),
+    Agent(Box<fleet::Agent>),
     Submit(Box<Submit>),
+    Runs(fleet::Runs),
+    Show(fleet::Show),
+    Logs(fleet::Logs),
+    Cancel(fleet::Cancel),
+    Rerun(fleet::Rerun),
+    Explain(fleet::Explain),
+    Agents(fleet::Agents),
+    Cordon(fleet::Cordon),
+    Drain(fleet::Drain),
+    Token(Box<fleet::Token>),
+    Completions(fleet::Completions),
 }
 
 /// Run the workflows of a checkout on this machine.
@@ -308,59 +320,19 @@ pub(crate) struct Config {
     pub(crate) machine: Machine,
 }
 
-/// Serve as controller: takes runs from clients and gives jobs to agents.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example, in three terminals:
-  caisson controller
-  caisson agent --controller http://127.0.0.1:7717
-  caisson submit examples/polls --controller http://127.0.0.1:7717 --follow
-
-There is no authentication yet, so any address but a loopback one is refused.")]
-pub(crate) struct Controller {
-    /// Address to listen on; loopback only. Port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
-    pub(crate) listen: SocketAddr,
-    /// Policy file [default: your own, else the built-in one]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) policy: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) given: Given,
-    /// Where journal, logs and blobs are kept
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state_dir: Option<PathBuf>,
-}
-
-/// Serve as agent: takes jobs from a controller and runs their steps in sandboxes.
-#[derive(Debug, Args)]
-pub(crate) struct Agent {
-    /// The controller's address
-    #[arg(long, value_name = "URL", env = "CAISSON_CONTROLLER")]
-    pub(crate) controller: String,
-    /// This agent's name, unique at its controller [default: the host's name]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Label to serve beside the usual ones of `runs-on` (repeatable)
-    #[arg(long = "label", value_name = "LABEL")]
-    pub(crate) labels: Vec<String>,
-    /// How many jobs run at once [default: one per two cores, at least 2]
-    #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
-    pub(crate) slots: Option<u32>,
-    /// Where workspaces are kept while their jobs run
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state_dir: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) machine: Machine,
-}
-
 /// Hand the workflows of a checkout to a controller.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caisson submit --controller http://127.0.0.1:7717 --follow
+  caisson submit examples/polls --controller https://ci.example.com:7717 --token-file token
+
+The controller, its authority and the token may stand in the configuration; see `caisson config`.")]
 pub(crate) struct Submit {
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// The controller's address
-    #[arg(long, value_name = "URL", env = "CAISSON_CONTROLLER")]
-    pub(crate) controller: String,
+    #[command(flatten)]
+    pub(crate) reach: fleet::Reach,
     /// Jobs of a higher priority are given to agents first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) priority: i32,

@@ -1,14 +1,25 @@
 //! What each subcommand does; one file each.
 
 pub(crate) mod agent;
+pub(crate) mod agents;
+pub(crate) mod cancel;
 pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod controller;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod exec;
+pub(crate) mod explain;
+pub(crate) mod init;
+pub(crate) mod join;
+pub(crate) mod logs;
+pub(crate) mod rerun;
 pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod token;
 pub(crate) mod trust;
 
 use caisson_model::outcome::Fault;

@@ -12,6 +12,7 @@ use caisson_sandbox::protection::Protection;
 use serde::Deserialize;
 
 use crate::cli::Machine;
+use crate::cli::fleet::Reach;
 use crate::quantity::{self, Cores};
 use crate::report::Explained;
 
@@ -38,6 +39,12 @@ pub(crate) struct Config {
     pub(crate) slots: Setting<Option<u32>>,
     /// Where journals, logs, blobs and workspaces live.
     pub(crate) state_dir: Setting<PathBuf>,
+    /// The controller that commands talk to.
+    pub(crate) controller: Setting<Option<String>>,
+    /// The certificate of its authority.
+    pub(crate) ca: Setting<Option<PathBuf>>,
+    /// A file with an API token.
+    pub(crate) token_file: Setting<Option<PathBuf>>,
     /// Where files of the user are looked for.
     pub(crate) places: Places,
 }
@@ -95,6 +102,8 @@ pub(crate) struct Flags {
     pub(crate) slots: Option<u32>,
     /// `--state-dir`.
     pub(crate) state_dir: Option<PathBuf>,
+    /// How to reach a controller.
+    pub(crate) reach: Reach,
 }
 
 /// Why settings are not usable.
@@ -156,10 +165,25 @@ impl Explained for ConfigError {
     }
 }
 
-const KEYS: [&str; 10] = ["allow_missing", "memory", "cpus", "pids", "disk", "inodes", "open_files", "ro_paths", "slots", "state_dir"];
+const KEYS: [&str; 13] = [
+    "allow_missing",
+    "memory",
+    "cpus",
+    "pids",
+    "disk",
+    "inodes",
+    "open_files",
+    "ro_paths",
+    "slots",
+    "state_dir",
+    "controller",
+    "ca",
+    "token_file",
+];
 
-const VARIABLES: [&str; 12] = [
+const VARIABLES: [&str; 15] = [
     "CAISSON_ALLOW_MISSING",
+    "CAISSON_CA",
     "CAISSON_CONTROLLER",
     "CAISSON_CPUS",
     "CAISSON_DISK",
@@ -171,6 +195,8 @@ const VARIABLES: [&str; 12] = [
     "CAISSON_RO_PATHS",
     "CAISSON_SLOTS",
     "CAISSON_STATE_DIR",
+    "CAISSON_TOKEN",
+    "CAISSON_TOKEN_FILE",
 ];
 
 /// One layer of settings: a file's, or the environment's.
@@ -191,6 +217,9 @@ struct Layer {
     ro_paths: Option<Vec<PathBuf>>,
     slots: Option<std::num::NonZeroU32>,
     state_dir: Option<PathBuf>,
+    controller: Option<String>,
+    ca: Option<PathBuf>,
+    token_file: Option<PathBuf>,
 }
 
 fn protections<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeSet<Protection>>, D::Error> {
@@ -281,6 +310,9 @@ impl Config {
             ro_paths: or(settle!(ro_paths, "--ro", "CAISSON_RO_PATHS"), Vec::new()),
             slots: optional(settle!(slots, "--slots", "CAISSON_SLOTS"), |n| n.get()),
             state_dir: or(settle!(state_dir, "--state-dir", "CAISSON_STATE_DIR"), places.state.clone()),
+            controller: optional(settle!(controller, "--controller", "CAISSON_CONTROLLER"), |url| url),
+            ca: optional(settle!(ca, "--ca", "CAISSON_CA"), |path| path),
+            token_file: optional(settle!(token_file, "--token-file", "CAISSON_TOKEN_FILE"), |path| path),
             places,
         })
     }
@@ -296,6 +328,7 @@ impl Config {
     /// Each setting with its value and origin, in the order of the documentation.
     pub(crate) fn rows(&self) -> Vec<(&'static str, String, String)> {
         let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+        let (none, shown) = (|| "none".to_owned(), |path: &Path| path.display().to_string());
         let paths = self.ro_paths.value.iter().map(|path| path.display().to_string()).collect();
         vec![
             (
@@ -324,6 +357,9 @@ impl Config {
             ("ro_paths", list(paths), self.ro_paths.origin.to_string()),
             ("slots", self.slots().to_string(), self.slots.origin.to_string()),
             ("state_dir", self.state_dir.value.display().to_string(), self.state_dir.origin.to_string()),
+            ("controller", self.controller.value.clone().unwrap_or_else(none), self.controller.origin.to_string()),
+            ("ca", self.ca.value.as_deref().map_or_else(none, shown), self.ca.origin.to_string()),
+            ("token_file", self.token_file.value.as_deref().map_or_else(none, shown), self.token_file.origin.to_string()),
         ]
     }
 }
@@ -341,6 +377,9 @@ fn from_flags(flags: Flags) -> Layer {
         ro_paths: None,
         slots: flags.slots.and_then(std::num::NonZeroU32::new),
         state_dir: flags.state_dir,
+        controller: flags.reach.controller,
+        ca: flags.reach.ca,
+        token_file: flags.reach.token_file,
     }
 }
 
@@ -384,6 +423,9 @@ fn from_environment(environment: &Environment) -> Result<Layer, ConfigError> {
         ro_paths: read("CAISSON_RO_PATHS", text("CAISSON_RO_PATHS")?, paths)?,
         slots: read("CAISSON_SLOTS", text("CAISSON_SLOTS")?, positive)?,
         state_dir: text("CAISSON_STATE_DIR")?.map(PathBuf::from),
+        controller: text("CAISSON_CONTROLLER")?.map(str::to_owned),
+        ca: text("CAISSON_CA")?.map(PathBuf::from),
+        token_file: text("CAISSON_TOKEN_FILE")?.map(PathBuf::from),
     })
 }
 
@@ -428,7 +470,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'";
+        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'\ncontroller = 'https://c:7'\nca = '/ca.pem'\ntoken_file = '/t'";
         let config = with_file(text, &[], Flags::default()).unwrap();
         let values: Vec<_> = config.rows().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
         assert_eq!(
@@ -443,7 +485,10 @@ mod tests {
                 "open_files=8",
                 "ro_paths=/opt/x",
                 "slots=3",
-                "state_dir=/s"
+                "state_dir=/s",
+                "controller=https://c:7",
+                "ca=/ca.pem",
+                "token_file=/t"
             ]
         );
     }

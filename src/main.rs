@@ -4,6 +4,7 @@ mod cli;
 mod clock;
 mod commands;
 mod config;
+mod controller_config;
 mod embedded;
 mod follow;
 mod git;
@@ -12,11 +13,13 @@ mod machine;
 mod plans;
 mod policy_file;
 mod quantity;
+mod reach;
 mod report;
 mod sandboxing;
 mod selection;
 mod source;
 mod state;
+mod table;
 mod trust;
 mod view;
 
@@ -44,7 +47,11 @@ fn main() -> ExitCode {
             console::set_colors_enabled_stderr(false);
         }
     }
-    report::trace(matches!(cli.command, Command::Controller(_) | Command::Agent(_)));
+    report::trace(match &cli.command {
+        Command::Controller(controller) => Some(controller.log_format),
+        Command::Agent(agent) => Some(agent.log_format),
+        _ => None,
+    });
     let result = match cli.command {
         Command::Config(arguments) => commands::config::run(arguments),
         Command::Trust(arguments) => commands::trust::run(&arguments),
@@ -54,8 +61,19 @@ fn main() -> ExitCode {
         Command::Exec(arguments) => commands::exec::run(*arguments),
         Command::Run(arguments) => commands::run::run(*arguments),
         Command::Submit(arguments) => commands::submit::run(*arguments),
-        Command::Controller(arguments) => commands::controller::run(arguments),
-        Command::Agent(arguments) => commands::agent::run(arguments),
+        Command::Controller(arguments) => commands::controller::run(*arguments),
+        Command::Agent(arguments) => commands::agent::run(*arguments),
+        Command::Runs(arguments) => commands::runs::run(arguments),
+        Command::Show(arguments) => commands::show::run(arguments),
+        Command::Logs(arguments) => commands::logs::run(arguments),
+        Command::Cancel(arguments) => commands::cancel::run(arguments),
+        Command::Rerun(arguments) => commands::rerun::run(arguments),
+        Command::Agents(arguments) => commands::agents::run(arguments),
+        Command::Cordon(arguments) => commands::agents::cordon(arguments),
+        Command::Drain(arguments) => commands::agents::drain(arguments),
+        Command::Explain(arguments) => commands::explain::run(arguments),
+        Command::Token(arguments) => commands::token::run(*arguments),
+        Command::Completions(arguments) => commands::completions::run(&arguments),
     };
     let exit = result.unwrap_or_else(|failure| {
         report::say(&failure.render());

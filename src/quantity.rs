@@ -77,6 +77,14 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     millis.map(Timestamp).ok_or_else(|| "write a day such as 2024-05-01, or a moment such as 2024-05-01T12:00:00Z".to_owned())
 }
 
+/// Reads a length of time that may also be in days: `90d`.
+pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix('d').map(str::parse::<u32>) {
+        Some(Ok(days)) if days > 0 => Ok(Duration::from_secs(u64::from(days) * 24 * 3600)),
+        _ => duration(text).map_err(|error| error.replace("or 1h30m", "24h or 30d")),
+    }
+}
+
 /// Reads `KEY=VALUE`; the key is a variable's or input's name.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

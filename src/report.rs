@@ -8,6 +8,8 @@ use caisson_model::diagnostic::{Diagnostic, Severity};
 use caisson_model::outcome::{Fault, Outcome};
 use console::style;
 
+use crate::cli::fleet::LogFormat;
+
 /// The exit code of the whole command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit(pub(crate) u8);
@@ -148,10 +150,16 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Lets what the crates trace be read on standard error: what `CAISSON_LOG` asks for (`info`, `caisson_agent=debug`). Without it
-/// a service tells warnings and errors, and a command for a person nothing, since its own view says what happened.
-pub(crate) fn trace(service: bool) {
+/// a service tells warnings and errors, and a command for a person nothing, since its own view says what happened. A service
+/// that writes JSON is read by programs, and tells moves as well.
+pub(crate) fn trace(service: Option<LogFormat>) {
     let asked = std::env::var("CAISSON_LOG").ok().filter(|text| !text.is_empty());
-    let Some(directives) = asked.or_else(|| service.then(|| "warn".to_owned())) else { return };
+    let usual = match service {
+        Some(LogFormat::Json) => Some("info"),
+        Some(LogFormat::Text) => Some("warn"),
+        None => None,
+    };
+    let Some(directives) = asked.or_else(|| usual.map(str::to_owned)) else { return };
     let filter = match tracing_subscriber::EnvFilter::try_new(&directives) {
         Ok(filter) => filter,
         Err(error) => {
@@ -159,8 +167,11 @@ pub(crate) fn trace(service: bool) {
             return;
         }
     };
-    let colours = console::colors_enabled_stderr();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match service {
+        Some(LogFormat::Json) => builder.json().flatten_event(true).init(),
+        _ => builder.with_ansi(console::colors_enabled_stderr()).init(),
+    }
 }
 
 /// Writes a note to standard error.

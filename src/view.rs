@@ -1,7 +1,7 @@
 //! What a person, a pipe or a program sees of runs: one stream of news, one board that holds the newest state, and views on both.
 
 pub(crate) mod board;
-mod json;
+pub(crate) mod json;
 mod lines;
 mod live;
 pub(crate) mod news;
@@ -9,7 +9,7 @@ pub(crate) mod news;
 mod sample;
 pub(crate) mod screen;
 mod summary;
-mod text;
+pub(crate) mod text;
 
 use std::io::{self, IsTerminal};
 

@@ -1,5 +1,9 @@
 //! `caisson controller`: takes runs from clients and gives jobs to agents, until it is told to stop.
 
+use std::path::PathBuf;
+
+use caisson_controller::identity::authority::Authority;
+use caisson_controller::identity::registry::{Registry, directory};
 use caisson_controller::listen::{ListenError, Listener};
 use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
@@ -7,9 +11,11 @@ use caisson_controller::secrets::given::Given;
 use caisson_model::outcome::Fault;
 use caisson_model::secret::SecretValue;
 
-use crate::cli;
-use crate::commands::{runtime, surroundings};
+use crate::cli::fleet::{self, ControllerAction};
+use crate::commands::token::NoRecords;
+use crate::commands::{init, runtime, surroundings};
 use crate::config::{Config, Flags};
+use crate::controller_config::Settled;
 use crate::embedded;
 use crate::follow::Interrupts;
 use crate::given::{self, Case};
@@ -27,32 +33,58 @@ impl Explained for Unreachable {
     fn fault(&self) -> Fault {
         match self.0 {
             ListenError::Exposed(_) => Fault::User,
-            ListenError::Bind(..) => Fault::Environment,
-            ListenError::Serve(_) => Fault::Ours,
+            ListenError::Bind(..) | ListenError::Certificate(_) => Fault::Environment,
+            ListenError::Serve(_) | ListenError::Tls(_) => Fault::Ours,
         }
     }
 }
 
-/// Serves.
-pub(crate) fn run(arguments: cli::Controller) -> Result<Exit, Failure> {
+/// Serves, or makes the authority.
+pub(crate) fn run(arguments: fleet::Controller) -> Result<Exit, Failure> {
+    if let Some(ControllerAction::Init(init)) = arguments.action {
+        return init::run(init);
+    }
     let (environment, root) = surroundings();
     let flags = Flags { state_dir: arguments.state_dir.clone(), ..Flags::default() };
     let config = Config::settle(&environment, root, flags)?;
+    let settled = Settled::of(&arguments, &config.places)?;
+    if arguments.print_config {
+        return Ok(report::print(&settled.render()));
+    }
     let policy = policy_file::choose(arguments.policy.as_deref(), None, &config.places)?;
     let secrets = given::take(&arguments.given.secrets, &environment, Case::Folded)?;
     let state = State::of_directory(&config.state_dir.value)?;
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
-    runtime.block_on(serve(arguments, &state, policy.rules, secrets))
+    runtime.block_on(serve(&arguments, &settled, &state, policy.rules, secrets))
 }
 
-async fn serve(arguments: cli::Controller, state: &State, rules: Rules, secrets: Vec<(String, SecretValue)>) -> Result<Exit, Failure> {
+/// The address first: a refused one must not have opened a journal.
+async fn bind(settled: &Settled, plain: bool, records: PathBuf) -> Result<Listener, Failure> {
+    if plain || !Authority::exists(&records) {
+        return Ok(Listener::bind(settled.listen).await.map_err(Unreachable)?);
+    }
+    let registry = Registry::open(records, settled.agent_certificates).await.map_err(NoRecords)?;
+    let mut names = settled.names.clone();
+    match settled.listen.ip() {
+        ip if ip.is_unspecified() => names.extend(init::own_names()),
+        ip => names.push(ip.to_string()),
+    }
+    Ok(Listener::bind_tls(settled.listen, registry, &names).await.map_err(Unreachable)?)
+}
+
+async fn serve(
+    arguments: &fleet::Controller,
+    settled: &Settled,
+    state: &State,
+    rules: Rules,
+    secrets: Vec<(String, SecretValue)>,
+) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
-    // The address first: a refused one must not have opened a journal.
-    let listener = Listener::bind(arguments.listen).await.map_err(Unreachable)?;
+    let listener = bind(settled, arguments.plain, directory(&state.controller)).await?;
     let service = embedded::controller(state.controller.clone(), rules, Secrets::new(vec![Box::new(Given::new(secrets))])).await?;
     // The one line on standard output, for whoever starts it from a script.
-    let printed = report::print(&format!("http://{}\n", listener.address()));
+    let printed = report::print(&format!("{}\n", listener.url()));
     if printed != Exit::PASSED {
         return Ok(printed);
     }

@@ -40,7 +40,7 @@ struct Prepared {
 /// Runs.
 pub(crate) fn run(arguments: cli::Run) -> Result<Exit, Failure> {
     let (environment, root) = surroundings();
-    let flags = Flags { machine: arguments.machine.clone(), slots: arguments.slots, state_dir: None };
+    let flags = Flags { machine: arguments.machine.clone(), slots: arguments.slots, ..Flags::default() };
     let config = Config::settle(&environment, root, flags)?;
     // The launcher first: it can only be started while this process has one thread, and asking git takes some.
     let launcher = sandboxing::launcher(WARM)?;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use caisson_model::run::Submission;
-use caisson_proto::client::Client;
 
 use crate::cli;
 use crate::commands::{runtime, surroundings};
 use crate::config::Places;
-use crate::embedded::{self, CallError};
+use crate::embedded;
 use crate::follow::{self, Followed, Interrupts};
+use crate::reach::Way;
 use crate::report::{self, Exit, Failure};
 use crate::selection::{self, Chosen};
 use crate::source::{self, Snapshot};
@@ -20,22 +20,21 @@ use crate::view;
 pub(crate) fn run(arguments: cli::Submit) -> Result<Exit, Failure> {
     let (environment, root) = surroundings();
     let places = Places::of(&environment, root)?;
+    let way = Way::settle(&arguments.reach)?;
     let chosen = selection::choose(&arguments.selection, &environment)?;
     chosen.notes.iter().for_each(|note| report::note(note));
     let state = State::of_checkout(&places.state.join("submit"), &chosen.checkout)?;
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
     snapshot.notes.iter().for_each(|note| report::note(note));
     let runtime = runtime()?;
-    let result = runtime.block_on(hand_in(&arguments, chosen, snapshot));
+    let result = runtime.block_on(hand_in(&arguments, &way, chosen, snapshot));
     runtime.shutdown_background();
     result
 }
 
-async fn hand_in(arguments: &cli::Submit, chosen: Chosen, snapshot: Snapshot) -> Result<Exit, Failure> {
-    let url = &arguments.controller;
+async fn hand_in(arguments: &cli::Submit, way: &Way, chosen: Chosen, snapshot: Snapshot) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
-    let failed = |source| CallError { act: format!("reach the controller {url}"), source };
-    let client = Client::connect(url).await.map_err(failed)?;
+    let client = way.connect().await?;
     let digest = snapshot.digest;
     embedded::put(&client, snapshot).await?;
     let mut runs = Vec::new();

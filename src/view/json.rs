@@ -140,7 +140,8 @@ impl<W: Write> View for Json<W> {
     }
 }
 
-fn time(at: Option<Timestamp>) -> Value {
+/// A point in time as RFC 3339, or null.
+pub(crate) fn time(at: Option<Timestamp>) -> Value {
     let text = at.and_then(|at| jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?).ok());
     text.map_or(Value::Null, |text| format!("{text:.3}").into())
 }
@@ -170,7 +171,8 @@ fn place(board: &Board, kind: &str, attempt: AttemptId, step: StepIndex) -> Valu
     })
 }
 
-fn run_object(view: &RunView, exit: Option<u8>) -> Value {
+/// A run; `exit` is the code of a command that waited for it.
+pub(crate) fn run_object(view: &RunView, exit: Option<u8>) -> Value {
     let RunId(id) = view.id;
     let mut value = json!({
         "type": "run",
@@ -190,7 +192,8 @@ fn run_object(view: &RunView, exit: Option<u8>) -> Value {
     value
 }
 
-fn job_object(board: &Board, view: &JobView) -> Value {
+/// A job.
+pub(crate) fn job_object(board: &Board, view: &JobView) -> Value {
     let entry = board.runs.get(&view.id.run).and_then(|run| run.jobs.get(&view.id));
     json!({
         "type": "job",
@@ -210,7 +213,8 @@ fn job_object(board: &Board, view: &JobView) -> Value {
     })
 }
 
-fn step_object(board: &Board, view: &StepView) -> Value {
+/// A step.
+pub(crate) fn step_object(board: &Board, view: &StepView) -> Value {
     let milliseconds = |span: std::time::Duration| (span.as_secs_f64() * 1e6).round() / 1e3;
     let mut value = place(board, "step", view.attempt, view.index);
     value["id"] = json!(view.id);

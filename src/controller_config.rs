@@ -1,0 +1,132 @@
+//! The controller's settings: `controller.toml`, flags before it, defaults after it. Read whole before the first effect.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use caisson_controller::identity::registry::LIFETIME;
+use caisson_model::outcome::Fault;
+use caisson_proto::client::DEFAULT_PORT;
+use serde::Deserialize;
+
+use crate::cli::fleet;
+use crate::config::Places;
+use crate::quantity;
+use crate::report::Explained;
+
+/// Everything settled.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settled {
+    /// Where agents and clients connect.
+    pub(crate) listen: SocketAddr,
+    /// Names for the certificate beside those that it has.
+    pub(crate) names: Vec<String>,
+    /// Where health, readiness and metrics are served.
+    pub(crate) ops_listen: Option<SocketAddr>,
+    /// Where webhooks are taken.
+    pub(crate) hooks_listen: Option<SocketAddr>,
+    /// How long agents' certificates live.
+    pub(crate) agent_certificates: Duration,
+}
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    names: Option<Vec<String>>,
+    ops_listen: Option<SocketAddr>,
+    hooks_listen: Option<SocketAddr>,
+    agent_certificates: Option<String>,
+}
+
+/// The settings are not usable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not understood.
+    #[error("{} is not a valid controller configuration\n{message}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Line, column and reason.
+        message: String,
+    },
+}
+
+impl Explained for SettingsError {
+    fn fault(&self) -> Fault {
+        match self {
+            SettingsError::Read { .. } => Fault::Environment,
+            SettingsError::Parse { .. } => Fault::User,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some("`caisson controller --print-config` prints every key with its value".to_owned())
+    }
+}
+
+/// The shortest life of a certificate: renewing takes a moment.
+const SHORTEST: Duration = Duration::from_secs(10);
+/// The longest: what is stolen must not count for long.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+fn read(path: &Path, must_be: bool) -> Result<File, SettingsError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).map_err(|error| SettingsError::Parse { path: path.to_owned(), message: error.to_string() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_be => Ok(File::default()),
+        Err(source) => Err(SettingsError::Read { path: path.to_owned(), source }),
+    }
+}
+
+impl Settled {
+    /// From flags, file and defaults.
+    pub(crate) fn of(arguments: &fleet::Controller, places: &Places) -> Result<Settled, SettingsError> {
+        let path = arguments.config.clone().unwrap_or_else(|| places.config.join("controller.toml"));
+        let file = read(&path, arguments.config.is_some())?;
+        let wrong = |key: &str, reason: String| SettingsError::Parse { path: path.clone(), message: format!("{key}: {reason}") };
+        let life = file.agent_certificates.as_deref().map_or(Ok(LIFETIME), quantity::lifetime);
+        let agent_certificates = life.map_err(|reason| wrong("agent_certificates", reason))?;
+        if !(SHORTEST..=LONGEST).contains(&agent_certificates) {
+            return Err(wrong("agent_certificates", "is between 10s and 30d".to_owned()));
+        }
+        let mut names = arguments.names.clone();
+        names.extend(file.names.unwrap_or_default());
+        Ok(Settled {
+            listen: arguments.listen.or(file.listen).unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT)),
+            names,
+            ops_listen: arguments.ops_listen.or(file.ops_listen),
+            hooks_listen: arguments.hooks_listen.or(file.hooks_listen),
+            agent_certificates,
+        })
+    }
+
+    /// As a file that says the same.
+    pub(crate) fn render(&self) -> String {
+        let optional = |key: &str, value: Option<SocketAddr>, example: &str| match value {
+            Some(address) => format!("{key} = \"{address}\""),
+            None => format!("# {key} = \"{example}\""),
+        };
+        let names: Vec<String> = self.names.iter().map(|name| format!("{name:?}")).collect();
+        format!(
+            "# Where agents and clients connect. Anything but a loopback address takes TLS (`caisson controller init`).\nlisten = \"{}\"\n\
+             # Names and addresses under which the controller is reached, for its certificate.\nnames = [{}]\n\
+             # Health, readiness and metrics over HTTP.\n{}\n\
+             # Webhooks of forges.\n{}\n\
+             # How long an agent's certificate lives; it is renewed at half of that.\nagent_certificates = \"{}s\"\n",
+            self.listen,
+            names.join(", "),
+            optional("ops_listen", self.ops_listen, "127.0.0.1:7718"),
+            optional("hooks_listen", self.hooks_listen, "127.0.0.1:7719"),
+            self.agent_certificates.as_secs(),
+        )
+    }
+}
