@@ -48,6 +48,7 @@ pub(crate) enum Command {
     Run(Box<Run>),
     Exec(Box<Exec>),
     Check(Check),
+    Plan(Plan),
     Eval(Eval),
     Doctor(Doctor),
     Trust(Trust),
@@ -251,13 +252,38 @@ pub(crate) struct Exec {
     pub(crate) machine: Machine,
 }
 
-/// Check the workflows of a checkout and show what would run, without running anything.
+/// Check all workflows of a checkout, without running anything.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Shows every job with its steps, and for each step that reaches the network or a secret what policy grants it and why. Exit code 2 when a workflow is refused.")]
+Says of every mistake where it is, what it is and what to do, several at once. Exit code 2 when a workflow is wrong. What the language has and caisson refuses to run is a warning here; `caisson plan` ends with 2 for it.")]
 pub(crate) struct Check {
+    /// The checkout
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) directory: PathBuf,
+    /// Workflow file to check: a path, or a name in .github/workflows (repeatable) [default: all of them]
+    #[arg(short = 'W', long = "workflow", value_name = "FILE")]
+    pub(crate) workflows: Vec<PathBuf>,
+    /// As one JSON object
+    #[arg(long, conflicts_with = "sarif")]
+    pub(crate) json: bool,
+    /// In the Static Analysis Results Interchange Format 2.1.0
+    #[arg(long)]
+    pub(crate) sarif: bool,
+    /// Policy file to use in place of any other
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+/// Show what would run, in which order, and what each step may do, without running anything.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Shows every workflow with its jobs, the cells of their matrices, the round in which each can start, and for each step that reaches the network or a secret what policy grants it and why; then everything that caisson does not support or refuses. Exit code 2 when a run of one of the workflows would be refused.")]
+pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) selection: Selection,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Policy file to use in place of any other
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,

@@ -14,6 +14,7 @@ pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod plan;
 pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod runs;

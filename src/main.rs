@@ -16,6 +16,7 @@ mod quantity;
 mod reach;
 mod report;
 mod sandboxing;
+mod sarif;
 mod selection;
 mod source;
 mod state;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Config(arguments) => commands::config::run(arguments),
         Command::Trust(arguments) => commands::trust::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
+        Command::Plan(arguments) => commands::plan::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Exec(arguments) => commands::exec::run(*arguments),

@@ -33,7 +33,8 @@ impl Explained for Refused {
 pub(crate) fn admit(submissions: &[Submission], rules: &Rules, known: Option<&BTreeSet<String>>) -> Result<Vec<Plan>, Refused> {
     let (mut plans, mut count, mut findings) = (Vec::new(), 0, Vec::new());
     for submission in submissions {
-        let planned = caisson_workflow::plan(&submission.text, &submission.file, submission);
+        let planned =
+            caisson_workflow::plan_with(&submission.text, &submission.file, submission, &rules.workflow_limits(), &submission.files);
         let admitted = planned.and_then(|plan| {
             let asked = plan.all_jobs().into_iter().flat_map(|(_, job)| &job.steps).flat_map(|step| step.grant.secrets.clone()).collect();
             policy::admit(plan, rules, known.unwrap_or(&asked))

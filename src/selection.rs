@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use caisson_model::diagnostic::Diagnostic;
 use caisson_model::outcome::Fault;
-use caisson_model::run::Submission;
+use caisson_model::run::{Submission, Texts};
 use caisson_workflow::Overview;
 
 use crate::cli::Selection;
@@ -18,6 +18,9 @@ pub(crate) const FOLDER: &str = ".github/workflows";
 
 /// A workflow longer than this is none.
 const LONGEST: u64 = 1 << 20;
+
+/// How many workflows others may refer to.
+const MOST_FILES: usize = 1000;
 
 /// What was chosen.
 #[derive(Debug)]
@@ -149,9 +152,8 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
         return Err(SelectionError::Refused { count: refused, findings }.into());
     }
     let repository = Repository::of(&checkout).map_err(SelectionError::Git)?;
-    let actor = ["USER", "LOGNAME"].iter().find_map(|name| environment.get(std::ffi::OsStr::new(name))?.to_str());
-    let facts = Facts::of(&checkout, repository.as_ref(), actor.unwrap_or("caisson")).map_err(SelectionError::Git)?;
-    let files = referred(&checkout);
+    let facts = Facts::of(&checkout, repository.as_ref(), actor(environment)).map_err(SelectionError::Git)?;
+    let files = library(&checkout);
     let mut notes = Vec::new();
     let mut submissions = Vec::new();
     for candidate in &candidates {
@@ -165,7 +167,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
                 jobs: selection.jobs.iter().filter(|job| candidate.overview.jobs.contains(job)).cloned().collect(),
                 github: facts.context(&event),
                 source: None,
-                files: files.iter().cloned().collect(),
+                files: files.clone(),
                 priority: 0,
             }),
             None => notes.push(format!(
@@ -224,10 +226,83 @@ fn all(checkout: &Path) -> Result<Vec<PathBuf>, SelectionError> {
 }
 
 /// The texts that workflows of the checkout may call, by path. What cannot be read is not there.
-fn referred(checkout: &Path) -> Vec<(String, String)> {
+pub(crate) fn library(checkout: &Path) -> Texts {
     let paths = all(checkout).unwrap_or_default();
     let text = |path: &PathBuf| Some((path.strip_prefix(checkout).ok()?.to_str()?.to_owned(), read(path).ok()?));
-    paths.iter().filter_map(text).collect()
+    let mut submission = Submission::default();
+    submission.files.extend(paths.iter().filter_map(text));
+    let mut open: Vec<String> = submission.files.iter().flat_map(|(path, text)| caisson_workflow::calls(text, path)).collect();
+    // Workflows elsewhere in the checkout, and copies of other repositories' under their names; a few rounds of calls at most.
+    while let Some(uses) = open.pop() {
+        let path = uses.strip_prefix("./").unwrap_or(&uses);
+        let inside = |path: &str| Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let places = [Some(path), path.split_once('@').map(|(path, _)| path)];
+        for path in places.into_iter().flatten().filter(|path| inside(path)) {
+            if submission.files.len() >= MOST_FILES || submission.files.contains_key(path) {
+                continue;
+            }
+            if let Ok(text) = read(&checkout.join(path)) {
+                open.extend(caisson_workflow::calls(&text, path));
+                submission.files.insert(path.to_owned(), text);
+            }
+        }
+    }
+    submission.files
+}
+
+/// A workflow of a checkout as it was found.
+#[derive(Debug)]
+pub(crate) struct WorkflowFile {
+    /// Its path, relative to the checkout where it lies in it.
+    pub(crate) file: String,
+    /// Its text, or why it has none.
+    pub(crate) text: Result<String, String>,
+}
+
+/// The workflows named, or all of them.
+pub(crate) fn files(checkout: &Path, names: &[PathBuf]) -> Result<Vec<WorkflowFile>, SelectionError> {
+    let paths = if names.is_empty() { all(checkout)? } else { named(checkout, names)? };
+    let file = |path: PathBuf| {
+        let text = match read(&path) {
+            Ok(text) => Ok(text),
+            Err(SelectionError::Text { reason, .. }) => Err(reason.to_owned()),
+            Err(error) => return Err(error),
+        };
+        Ok(WorkflowFile { file: path.strip_prefix(checkout).unwrap_or(&path).display().to_string(), text })
+    };
+    paths.into_iter().map(file).collect()
+}
+
+/// A submission of every workflow, right or wrong, to be looked at: the event asked for where a workflow has it, else its likeliest.
+pub(crate) fn every(selection: &Selection, environment: &Environment) -> Result<(PathBuf, Vec<Submission>), Failure> {
+    let checkout = checkout(&selection.directory)?;
+    let repository = Repository::of(&checkout).map_err(SelectionError::Git)?;
+    let facts = Facts::of(&checkout, repository.as_ref(), actor(environment)).map_err(SelectionError::Git)?;
+    let files = library(&checkout);
+    let submission = |found: WorkflowFile| {
+        // A text that is none is refused by the plan, as an empty one.
+        let text = found.text.unwrap_or_default();
+        let events = caisson_workflow::events(&text, &found.file).map(|overview| overview.events).unwrap_or_default();
+        let asked = event_of(&events, selection.event.as_deref()).or_else(|| selection.event.clone());
+        let event = asked.or_else(|| event_of(&events, None)).or_else(|| events.first().cloned()).unwrap_or_else(|| "push".to_owned());
+        Submission {
+            file: found.file,
+            text,
+            github: facts.context(&event),
+            event,
+            inputs: selection.inputs.iter().cloned().collect(),
+            env: selection.env.iter().cloned().collect(),
+            jobs: selection.jobs.clone(),
+            files: files.clone(),
+            ..Submission::default()
+        }
+    };
+    let found = self::files(&checkout, &selection.workflows)?;
+    Ok((checkout, found.into_iter().map(submission).collect()))
+}
+
+fn actor(environment: &Environment) -> &str {
+    ["USER", "LOGNAME"].iter().find_map(|name| environment.get(std::ffi::OsStr::new(name))?.to_str()).unwrap_or("caisson")
 }
 
 fn named(checkout: &Path, names: &[PathBuf]) -> Result<Vec<PathBuf>, SelectionError> {

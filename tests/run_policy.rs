@@ -113,11 +113,11 @@ fn a_policy_in_the_checkout_counts_once_it_is_trusted_and_unchanged() {
 }
 
 #[test]
-fn check_says_which_step_may_reach_what_and_why() {
+fn plan_says_which_step_may_reach_what_and_why() {
     let place = Place::with(
         "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - name: Install\n        run: pip install django\n      - name: Mixed\n        run: pip install x && pytest\n",
     );
-    let output = place.caisson(&["check"]).output().unwrap();
+    let output = place.caisson(&["plan"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");

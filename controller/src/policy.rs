@@ -9,6 +9,7 @@
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not.
 
 pub mod install;
+pub mod permissions;
 pub mod retry;
 pub mod rules;
 mod shell;
@@ -22,6 +23,7 @@ use caisson_model::step::{Action, Location, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
 
 use crate::policy::install::Reading;
+use crate::policy::permissions::Permissions;
 pub use crate::policy::rules::Rules;
 use crate::policy::rules::{StepRule, StepSubject};
 
@@ -32,7 +34,16 @@ const INSTALLING_ACTIONS: [&str; 1] = ["actions/setup-python"];
 ///
 /// # Errors
 /// All findings, warnings among them, when at least one is an error.
-pub fn admit(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Result<Plan, Vec<Diagnostic>> {
+pub fn admit(plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Result<Plan, Vec<Diagnostic>> {
+    let plan = weigh(plan, rules, known);
+    match plan.warnings.iter().any(|finding| finding.severity == Severity::Error) {
+        true => Err(plan.warnings),
+        false => Ok(plan),
+    }
+}
+
+/// Writes every step's grant and adds all findings to the plan's warnings, errors among them: to be looked at, not to be run.
+pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     let mut admission = Admission { rules, known, told: BTreeSet::new(), findings: Vec::new() };
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
     plan.change_jobs(&mut |key, job| {
@@ -41,11 +52,16 @@ pub fn admit(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Result<
             step.grant = admission.grant([&workflow, &file], key, step, &inherited);
         }
     });
-    plan.warnings.append(&mut admission.findings);
-    match plan.warnings.iter().any(|finding| finding.severity == Severity::Error) {
-        true => Err(plan.warnings),
-        false => Ok(plan),
+    if let Some(bound) = &rules.workflow.permissions {
+        let place = Location { file: file.clone(), ..Location::default() };
+        admission.bound("permissions", &place, &mut plan.permissions, bound);
+        plan.change_jobs(&mut |key, job| {
+            let place = job.places.get("permissions").unwrap_or(&job.location).clone();
+            admission.bound(&format!("jobs.{key}.permissions"), &place, &mut job.permissions, bound);
+        });
     }
+    plan.warnings.append(&mut admission.findings);
+    plan
 }
 
 struct Admission<'r> {
@@ -206,6 +222,16 @@ impl Admission<'_> {
             open_files: rule.open_files.or(bounds.open_files).map(|count| count.0),
             wall: rule.timeout.or(bounds.timeout).map(|span| span.0),
             log_bytes: rule.log.or(bounds.log).map(|size| size.0),
+        }
+    }
+
+    /// Lowers `permissions:` to what the policy bounds it to, and says so.
+    fn bound(&mut self, construct: &str, place: &Location, asked: &mut Option<serde_json::Value>, bound: &Permissions) {
+        let excess = asked.as_mut().map(|asked| bound.bound(asked)).unwrap_or_default();
+        if !excess.is_empty() {
+            let message = format!("the policy bounds `permissions`: {} is more than it allows, and was lowered", excess.join(", "));
+            let help = format!("ask for less, or raise `permissions` under [workflow] in {}", self.rules.origin());
+            self.warn(place, construct, message, &help);
         }
     }
 

@@ -1,87 +1,127 @@
-//! `caisson check`: what would run and what each step would be granted, without running anything.
+//! `caisson check`: whether the workflows of a checkout are right, without running anything.
 
 use std::fmt::Write as _;
 
-use caisson_model::policy::{Grant, Identity, Preset};
-use caisson_model::step::StepSpec;
-use caisson_workflow::Plan;
-use console::style;
+use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
+use serde_json::{Value, json};
 
 use crate::cli;
 use crate::commands::surroundings;
 use crate::config::Places;
 use crate::report::{self, Exit, Failure};
-use crate::{plans, policy_file, selection};
+use crate::selection::{self, WorkflowFile};
+use crate::{policy_file, sarif};
 
-/// Checks and shows.
+/// What was found in one file.
+struct Checked {
+    file: String,
+    findings: Vec<Diagnostic>,
+}
+
+impl Checked {
+    fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+/// Checks every workflow and says what is wrong.
 pub(crate) fn run(arguments: &cli::Check) -> Result<Exit, Failure> {
     let (environment, root) = surroundings();
     let places = Places::of(&environment, root)?;
-    let chosen = selection::choose(&arguments.selection, &environment)?;
-    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&chosen.checkout), &places)?;
-    chosen.notes.iter().for_each(|note| report::note(note));
+    let checkout = selection::checkout(&arguments.directory)?;
+    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&checkout), &places)?;
     policy.warning.iter().for_each(|warning| report::warn(warning));
-    let plans = plans::admit(&chosen.submissions, &policy.rules, None)?;
-    for finding in plans.iter().flat_map(|plan| &plan.warnings) {
-        report::say(&report::finding_text(finding));
-    }
-    let origin = policy.rules.origin.as_deref().unwrap_or("the built-in default");
-    let mut text = plans.iter().map(shown).collect::<Vec<_>>().join("\n");
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "\nPolicy: {origin}");
-    Ok(report::print(&text))
+    let (limits, library) = (policy.rules.workflow_limits(), selection::library(&checkout));
+    let checked: Vec<Checked> = selection::files(&checkout, &arguments.workflows)?
+        .into_iter()
+        .map(|WorkflowFile { file, text }| {
+            let findings = match text {
+                Ok(text) => caisson_workflow::check(&text, &file, &limits, &library),
+                Err(reason) => vec![unreadable(&file, reason)],
+            };
+            Checked { file, findings: findings.into_iter().map(put_off).collect() }
+        })
+        .collect();
+    let wrong = checked.iter().any(|checked| checked.count(Severity::Error) > 0);
+    let text = if arguments.sarif {
+        let findings: Vec<&Diagnostic> = checked.iter().flat_map(|checked| &checked.findings).collect();
+        format!("{}\n", sarif::log(&findings))
+    } else if arguments.json {
+        format!("{}\n", shown_json(&checked, !wrong))
+    } else {
+        shown(&checked)
+    };
+    let printed = report::print(&text);
+    Ok(if wrong { Exit::USAGE.worst(printed) } else { printed })
 }
 
-fn shown(plan: &Plan) -> String {
-    let mut text = format!("{}  {} on {}\n", style(&plan.workflow).bold(), plan.file, plan.event);
-    for job in &plan.jobs {
-        let mut facts = vec![format!("{} steps", job.steps.len())];
-        if job.strategy.is_some() {
-            facts.push("matrix".to_owned());
-        }
-        if !job.needs.is_empty() {
-            facts.push(format!("needs {}", job.needs.iter().map(|key| key.0.as_str()).collect::<Vec<_>>().join(", ")));
-        }
-        let _ = writeln!(text, "  {}  ({})", style(&job.key).bold(), facts.join(", "));
-        for step in &job.steps {
-            let grants = granted(&step.grant);
-            let label = step.name.as_ref().map_or_else(|| step.label(), |name| name.0.clone());
-            let label = label.lines().next().unwrap_or_default();
-            match grants.is_empty() {
-                true => writeln!(text, "    {}", place(step, label)),
-                false => writeln!(text, "    {}\n        may: {}", place(step, label), grants.join("; ")),
-            }
-            .unwrap_or_default();
-        }
+fn unreadable(file: &str, reason: String) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        kind: DiagnosticKind::Language,
+        location: caisson_model::step::Location { file: file.to_owned(), line: 0, column: 0 },
+        width: 0,
+        construct: String::new(),
+        message: format!("this is no workflow: {reason}"),
+        help: "write a workflow as UTF-8 text of at most 1 MiB".to_owned(),
+        excerpt: String::new(),
+    }
+}
+
+/// What is right in the language and refused when it is to run is no mistake of the text: it is said here, and stops only a run.
+fn put_off(finding: Diagnostic) -> Diagnostic {
+    let of_a_construct =
+        finding.construct.starts_with("on.") || finding.construct.ends_with(".uses") || finding.construct.ends_with(".secrets");
+    let later = finding.kind == DiagnosticKind::Unsupported || (finding.kind == DiagnosticKind::Security && of_a_construct);
+    if finding.severity == Severity::Error && later {
+        let message = format!("{} (a run is refused)", finding.message);
+        return Diagnostic { severity: Severity::Warning, message, ..finding };
+    }
+    finding
+}
+
+fn shown(checked: &[Checked]) -> String {
+    let mut text: String =
+        checked.iter().flat_map(|checked| &checked.findings).map(|finding| format!("{}\n", report::finding_text(finding))).collect();
+    // Writing to a String cannot fail.
+    for one in checked {
+        let _ = match (one.count(Severity::Error), one.count(Severity::Warning)) {
+            (0, 0) => writeln!(text, "{}: good", one.file),
+            (0, warnings) => writeln!(text, "{}: good, {}", one.file, counted(warnings, "warning")),
+            (errors, warnings) => writeln!(text, "{}: {}, {}", one.file, counted(errors, "error"), counted(warnings, "warning")),
+        };
     }
     text
 }
 
-fn place(step: &StepSpec, label: &str) -> String {
-    format!("{label}  {}", style(format!("line {}", step.location.line)).dim())
+fn counted(count: usize, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
-/// What a grant opens, in words.
-fn granted(grant: &Grant) -> Vec<String> {
-    let mut words = Vec::new();
-    let presets = grant.egress.presets.iter().map(|preset| match preset {
-        Preset::PythonPackages => "the Python package index".to_owned(),
-        Preset::NodePackages => "the npm registry".to_owned(),
-        Preset::DebianPackages => "the Debian archives".to_owned(),
-    });
-    let reach: Vec<String> = presets.chain(grant.egress.allow.iter().map(ToString::to_string)).collect();
-    if !reach.is_empty() {
-        let reason = if grant.egress.reason.is_empty() { String::new() } else { format!(" ({})", grant.egress.reason) };
-        words.push(format!("reach {}{reason}", reach.join(", ")));
-    }
-    if !grant.secrets.is_empty() {
-        words.push(format!("read secrets {}", grant.secrets.join(", ")));
-    }
-    if grant.identity == Identity::Root {
-        words.push("be root of its user namespace".to_owned());
-    }
-    if !grant.system_calls.is_empty() {
-        words.push(format!("call {}", grant.system_calls.join(", ")));
-    }
-    words
+fn shown_json(checked: &[Checked], ok: bool) -> Value {
+    let files: Vec<Value> = checked
+        .iter()
+        .map(|checked| {
+            let errors = checked.count(Severity::Error);
+            json!({"file": checked.file, "ok": errors == 0, "errors": errors, "warnings": checked.count(Severity::Warning)})
+        })
+        .collect();
+    let findings: Vec<Value> = checked.iter().flat_map(|checked| &checked.findings).map(finding_json).collect();
+    json!({"ok": ok, "files": files, "findings": findings})
+}
+
+/// A finding as programs read it.
+pub(crate) fn finding_json(finding: &Diagnostic) -> Value {
+    json!({
+        "severity": finding.severity,
+        "kind": finding.kind,
+        "file": finding.location.file,
+        "line": finding.location.line,
+        "column": finding.location.column,
+        "width": finding.width,
+        "construct": finding.construct,
+        "message": finding.message,
+        "help": finding.help,
+        "excerpt": finding.excerpt,
+    })
 }

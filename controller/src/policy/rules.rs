@@ -1,13 +1,16 @@
 //! The operator's rules as a file says them. Unknown keys are refused; every value is checked while it is read.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
 use caisson_model::policy::{AddressRange, Destination, Preset};
+use caisson_workflow::{Limits, SecurityRule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::core::terms::Retry;
+use crate::policy::permissions::Permissions;
 use crate::policy::retry::{self, RetryRule};
 
 /// What steps may do. The default is what holds without any policy file.
@@ -22,6 +25,8 @@ pub struct Rules {
     pub secrets: SecretRules,
     /// `[[retry]]`: jobs that are tried again by themselves. The last entry that matches counts.
     pub retry: Vec<RetryRule>,
+    /// `[workflow]`: what the text of a workflow may say.
+    pub workflow: WorkflowRules,
     /// `[[step]]`: for steps that match. Later entries win field by field.
     pub step: Vec<StepRule>,
     /// What people call the file that the rules come from; set by whoever read it.
@@ -84,6 +89,16 @@ pub struct Bounds {
     pub timeout: Option<Span>,
     /// Bytes of a step's log.
     pub log: Option<Size>,
+}
+
+/// `[workflow]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkflowRules {
+    /// Rules of safety that do not count, by name.
+    pub allow: BTreeSet<SecurityRule>,
+    /// The most that `permissions:` of a workflow or job may ask for; what asks for more gets this.
+    pub permissions: Option<Permissions>,
 }
 
 /// `[secrets]`.
@@ -158,6 +173,11 @@ impl Rules {
     /// How often a job is tried again; `None` when no rule says anything.
     pub fn retry_of(&self, workflow: &str, file: &str, job: &str) -> Option<Retry> {
         retry::of(&self.retry, workflow, file, job)
+    }
+
+    /// What bounds the text of a workflow.
+    pub fn workflow_limits(&self) -> Limits {
+        Limits { allow: self.workflow.allow.clone(), ..Limits::default() }
     }
 
     /// What people call where the rules come from.

@@ -21,7 +21,8 @@ impl Service {
         }
         let (rules, known) = (self.inner.rules.clone(), self.inner.secrets.names());
         let planning = move || -> Result<_, Vec<Diagnostic>> {
-            let plan = caisson_workflow::plan(&submission.text, &submission.file, &submission)?;
+            let plan =
+                caisson_workflow::plan_with(&submission.text, &submission.file, &submission, &rules.workflow_limits(), &submission.files)?;
             let plan = policy::admit(plan, &rules, &known)?;
             let terms = settle(terms, submission, &plan, &rules).map_err(|finding| vec![finding])?;
             Ok((plan, terms))

@@ -7,7 +7,7 @@ use crate::called;
 use crate::check;
 use crate::diagnostic::{Report, Source};
 use crate::library::Library;
-use crate::limits::Limits;
+use crate::limits::{Limits, SecurityRule};
 use crate::parse;
 use crate::permissions::Permissions;
 use crate::support;
@@ -33,6 +33,14 @@ pub(crate) fn file_of(uses: &str) -> &str {
     uses.strip_prefix("./").unwrap_or(uses)
 }
 
+/// What the jobs of a workflow call, as written; none for a text that is no workflow.
+pub fn calls(text: &str, file: &str) -> Vec<String> {
+    let mut report = Report::new(Source::new(file, text));
+    let root = yaml::read(&mut report, &Limits::default());
+    let jobs = root.as_ref().and_then(|root| root.get("jobs")).map(Node::entries).unwrap_or_default();
+    jobs.iter().filter_map(|entry| entry.value.get("uses")?.text()).collect()
+}
+
 /// Adds what caisson cannot or will not do with the calls of a workflow, and inside the workflows that it calls.
 pub(crate) fn support(root: &Node, limits: &Limits, library: &dyn Library, report: &mut Report<'_>) {
     support_below(root, limits, library, &mut BTreeSet::new(), report);
@@ -45,7 +53,7 @@ fn support_below(root: &Node, limits: &Limits, library: &dyn Library, seen: &mut
         check_support(&entry.value, uses, &text, &path, library, report);
         // Each file once, whoever calls it: what is wrong in it is wrong for all.
         let Some(called) = library.workflow(&text).filter(|_| seen.insert(text.clone())) else { continue };
-        let mut inner = Report::new(Source::new(file_of(&text), called));
+        let mut inner = Report::under(Source::new(file_of(&text), called), limits);
         if let Some(called) = yaml::read(&mut inner, limits) {
             support::check(&called, limits.cells, &mut inner);
             support_below(&called, limits, library, seen, &mut inner);
@@ -58,11 +66,15 @@ fn check_support(job: &Node, uses: &Node, text: &str, path: &str, library: &dyn 
     let below = format!("{path}.uses");
     let inherits = job.get("secrets").filter(|secrets| secrets.text().is_some_and(|text| text == "inherit"));
     if !text.starts_with("./") {
-        let message = format!("the workflow `{text}` is of another repository: nothing is fetched at run time");
-        report.unsupported(uses.at.clone(), &below, message, "copy the workflow into .github/workflows and call it with `./`");
+        if library.workflow(text).is_none() {
+            let message = format!("the workflow `{text}` is of another repository: nothing is fetched at run time");
+            let help = "copy the workflow into .github/workflows and call it with `./`, or put a copy into the checkout under its own name";
+            report.unsupported(uses.at.clone(), &below, message, help);
+        }
         if let Some(inherits) = inherits {
             let message = "all secrets would be handed to a workflow of another repository";
-            report.security(inherits.at.clone(), &format!("{path}.secrets"), message, "name the secrets that it needs, one by one");
+            let rule = SecurityRule::InheritToRemote;
+            report.security(rule, inherits.at.clone(), &format!("{path}.secrets"), message, "name the secrets that it needs, one by one");
         }
     } else if library.workflow(text).is_none() {
         let message = format!("the called workflow {text} is not in the checkout");
@@ -129,7 +141,7 @@ impl Calls<'_> {
             report.language(call.uses_at.clone(), call.path, message, "call fewer workflows from called ones");
             return;
         }
-        let mut inner = Report::new(Source::new(file_of(call.uses), text));
+        let mut inner = Report::under(Source::new(file_of(call.uses), text), self.limits);
         if let Some(called) = yaml::read(&mut inner, self.limits) {
             check::tree(&called, &mut inner);
             check_handed(call, &called, report);

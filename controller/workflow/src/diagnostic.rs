@@ -1,9 +1,12 @@
 //! Collecting findings about a text, and writing one for a person.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::step::Location;
+
+use crate::limits::{Limits, SecurityRule};
 
 /// How many findings one file may yield; the rest says nothing new and would only cost memory.
 const MAX_FINDINGS: usize = 200;
@@ -51,6 +54,8 @@ impl<'t> Source<'t> {
 pub(crate) struct Report<'t> {
     pub(crate) source: Source<'t>,
     pub(crate) findings: Vec<Diagnostic>,
+    /// Rules of safety that do not count.
+    allow: BTreeSet<SecurityRule>,
 }
 
 /// What is said about a place; see [`Report::add`].
@@ -65,7 +70,12 @@ pub(crate) struct Finding<'s> {
 
 impl<'t> Report<'t> {
     pub(crate) fn new(source: Source<'t>) -> Report<'t> {
-        Report { source, findings: Vec::new() }
+        Report { source, findings: Vec::new(), allow: BTreeSet::new() }
+    }
+
+    /// The same, for a source under the same limits.
+    pub(crate) fn under(source: Source<'t>, limits: &Limits) -> Report<'t> {
+        Report { source, findings: Vec::new(), allow: limits.allow.clone() }
     }
 
     /// Whether nothing more is taken up: what costs time to find need not be looked for.
@@ -105,9 +115,13 @@ impl<'t> Report<'t> {
         self.error(DiagnosticKind::Unsupported, at, construct, message, help);
     }
 
-    /// The language has it, caisson refuses it for safety.
-    pub(crate) fn security(&mut self, at: Range<usize>, construct: &str, message: impl Into<String>, help: impl Into<String>) {
-        self.error(DiagnosticKind::Security, at, construct, message, help);
+    /// The language has it, caisson refuses it for safety, unless the policy switches the rule off: then it is said aloud.
+    pub(crate) fn security(&mut self, rule: SecurityRule, at: Range<usize>, construct: &str, message: impl Into<String>, help: &str) {
+        let (severity, help) = match self.allow.contains(&rule) {
+            true => (Severity::Warning, format!("the policy allows it ({}); better: {help}", rule.as_str())),
+            false => (Severity::Error, format!("{help}; a policy allows it with `allow = [\"{}\"]` under [workflow]", rule.as_str())),
+        };
+        self.add(at, Finding { kind: DiagnosticKind::Security, severity, construct, message: message.into(), help });
     }
 
     /// It runs, but not all of what it says has an effect.

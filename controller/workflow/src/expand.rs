@@ -13,6 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::calling;
 use crate::matrix::{self, Cell};
 use crate::plan::PlannedJob;
+use crate::preview::PreviewCell;
 
 /// How long a job may take that does not say so itself, as the language documents it.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(360 * 60);
@@ -93,7 +94,7 @@ fn inside<'k>(job: &PlannedJob, key: &'k str) -> &'k str {
     job.scope.as_ref().and_then(|scope| key.strip_prefix(&scope.prefix)).unwrap_or(key)
 }
 
-fn needed_contexts(job: &PlannedJob, ready: &Ready) -> Contexts {
+pub(crate) fn needed_contexts(job: &PlannedJob, ready: &Ready) -> Contexts {
     let needs: Object = ready
         .needs
         .iter()
@@ -215,6 +216,19 @@ impl Needs<'_> {
             })),
         );
         (contexts, matrix)
+    }
+
+    /// What is known of the cells without running anything.
+    pub(crate) fn preview(&self, with_labels: bool) -> Result<Vec<PreviewCell>, Diagnostic> {
+        let Evaluated { cells, fail_fast, max_parallel } = self.strategy()?;
+        let total = cells.as_ref().map_or(1, Vec::len) as u32;
+        let cells: Vec<Option<Cell>> = cells.map_or_else(|| vec![None], |cells| cells.into_iter().map(Some).collect());
+        let preview = |(index, cell)| {
+            let (contexts, matrix) = self.cell_contexts(cell, &Strategy { fail_fast, job_index: index, job_total: total, max_parallel });
+            let labels = if with_labels { self.labels(&contexts)? } else { Vec::new() };
+            Ok(PreviewCell { name: self.name(&matrix, &contexts)?, matrix, labels })
+        };
+        (0..).zip(cells).map(preview).collect()
     }
 
     fn cell(&self, cell: Option<Cell>, strategy: Strategy) -> Result<JobSpec, Diagnostic> {

@@ -9,7 +9,9 @@ pub trait Library {
 /// The texts of a checkout, by path.
 impl Library for indexmap::IndexMap<String, String> {
     fn workflow(&self, uses: &str) -> Option<&str> {
-        self.get(uses.strip_prefix("./")?).map(String::as_str)
+        let path = uses.strip_prefix("./").unwrap_or(uses);
+        // A copy of a workflow of another repository lies under its whole name, or under that without its version.
+        self.get(path).or_else(|| self.get(path.split_once('@')?.0)).map(String::as_str)
     }
 }
 

@@ -1,5 +1,9 @@
 //! What bounds a workflow file.
 
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
 /// Bounds on the size of a workflow. The defaults are the documented ones of the language where it documents any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -15,6 +19,40 @@ pub struct Limits {
     pub call_depth: usize,
     /// What a token may do where a workflow does not say.
     pub default_permissions: DefaultPermissions,
+    /// Rules of safety that do not count.
+    pub allow: BTreeSet<SecurityRule>,
+}
+
+/// A rule of safety that a policy may switch off, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecurityRule {
+    /// Text that a stranger chose is not pasted into a script.
+    UntrustedTextInScripts,
+    /// A secret is not pasted into a script.
+    SecretsInScripts,
+    /// No secret leaves a job through its outputs.
+    SecretsInOutputs,
+    /// The event `pull_request_target` starts nothing.
+    PullRequestTarget,
+    /// The event `workflow_run` starts nothing.
+    WorkflowRun,
+    /// `secrets: inherit` hands nothing to a workflow of another repository.
+    InheritToRemote,
+}
+
+impl SecurityRule {
+    /// Its name in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SecurityRule::UntrustedTextInScripts => "untrusted-text-in-scripts",
+            SecurityRule::SecretsInScripts => "secrets-in-scripts",
+            SecurityRule::SecretsInOutputs => "secrets-in-outputs",
+            SecurityRule::PullRequestTarget => "pull-request-target",
+            SecurityRule::WorkflowRun => "workflow-run",
+            SecurityRule::InheritToRemote => "inherit-to-remote",
+        }
+    }
 }
 
 /// What the token of a workflow without `permissions:` may do. It matters for calls only: they may not ask for more than
@@ -37,6 +75,7 @@ impl Default for Limits {
             cells: 256,
             call_depth: 10,
             default_permissions: DefaultPermissions::Write,
+            allow: BTreeSet::new(),
         }
     }
 }

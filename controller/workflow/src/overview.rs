@@ -23,7 +23,7 @@ pub struct Overview {
 
 /// All findings about a workflow, sorted by place; none when it is sound and everything in it is supported.
 pub fn check(text: &str, file: &str, limits: &Limits, library: &dyn Library) -> Vec<Diagnostic> {
-    let mut report = Report::new(Source::new(file, text));
+    let mut report = Report::under(Source::new(file, text), limits);
     if let Some(root) = workflow(&mut report, limits, library) {
         support::check(&root, limits.cells, &mut report);
         calls::support(&root, limits, library, &mut report);

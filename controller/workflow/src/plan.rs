@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use caisson_expr::{Expression, Template as Text, Value as Expr};
-use caisson_model::diagnostic::{Diagnostic, DiagnosticKind};
+use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::{Digest, JobKey, StepIndex};
 use caisson_model::job::RunContexts;
 use caisson_model::policy::Grant;
@@ -170,23 +170,29 @@ pub fn plan(text: &str, file: &str, submission: &Submission) -> Result<Plan, Vec
 /// # Errors
 /// As [`plan`].
 pub fn plan_with(text: &str, file: &str, submission: &Submission, limits: &Limits, library: &dyn Library) -> Result<Plan, Vec<Diagnostic>> {
-    let mut report = Report::new(Source::new(file, text));
+    match outline(text, file, submission, limits, library) {
+        (Some(plan), findings) if !any_error(&findings) => Ok(Plan { warnings: findings, ..plan }),
+        (_, findings) => Err(findings),
+    }
+}
+
+/// As much of a plan as there is, to be looked at and never to be run, with all findings, sorted by place. What caisson does
+/// not support is in it; only a text that is no workflow gives nothing.
+pub fn outline(text: &str, file: &str, submission: &Submission, limits: &Limits, library: &dyn Library) -> (Option<Plan>, Vec<Diagnostic>) {
+    let mut report = Report::under(Source::new(file, text), limits);
     let root = calls::workflow(&mut report, limits, library);
-    let Some(root) = root else { return Err(report.into_findings()) };
+    let Some(root) = root else { return (None, report.into_findings()) };
     support::check(&root, limits.cells, &mut report);
     calls::support(&root, limits, library, &mut report);
-    // A call that was refused has nothing behind it that could be planned, and one of itself would have no end.
-    let library = if any_error(&report.findings) { &NoLibrary } else { library };
+    // A workflow that breaks the language may call itself without end.
+    let broken = report.findings.iter().any(|finding| finding.kind == DiagnosticKind::Language && finding.severity == Severity::Error);
+    let library = if broken { &NoLibrary } else { library };
     if root.get("jobs").is_some_and(|jobs| jobs.entries().len() > limits.jobs) {
         // The report says so; planning that many would only take time.
-        return Err(report.into_findings());
+        return (None, report.into_findings());
     }
     let plan = Planner { root: &root, submission, limits, library }.plan(&mut report);
-    let findings = report.into_findings();
-    match plan {
-        Some(plan) if !any_error(&findings) => Ok(Plan { warnings: findings, ..plan }),
-        _ => Err(findings),
-    }
+    (plan.filter(|_| !broken), report.into_findings())
 }
 
 #[derive(Clone, Copy)]

@@ -5,6 +5,7 @@ use caisson_model::diagnostic::DiagnosticKind;
 use crate::actions::{self, BuiltIn, Treatment};
 use crate::diagnostic::Report;
 use crate::events;
+use crate::limits::SecurityRule;
 use crate::matrix;
 use crate::parse;
 use crate::references;
@@ -24,18 +25,18 @@ const REFUSED_JOB_KEYS: &[(&str, &str, &str)] = &[
 const REFUSED_STEP_KEYS: &[&str] = &["background", "wait", "wait-all", "cancel", "parallel"];
 
 /// Events that run a stranger's code with more rights than the stranger has.
-const REFUSED_EVENTS: &[(&str, &str)] = &[
-    ("pull_request_target", "it runs with the target's rights on what a stranger proposes"),
-    ("workflow_run", "it runs with full rights after a run that a stranger may have started"),
+const REFUSED_EVENTS: &[(&str, SecurityRule, &str)] = &[
+    ("pull_request_target", SecurityRule::PullRequestTarget, "it runs with the target's rights on what a stranger proposes"),
+    ("workflow_run", SecurityRule::WorkflowRun, "it runs with full rights after a run that a stranger may have started"),
 ];
 
 /// Adds to the report what this version of caisson cannot or will not do.
 pub(crate) fn check(root: &Node, max_cells: usize, report: &mut Report<'_>) {
     if let Some(on) = root.get("on") {
         for trigger in events::triggers(on) {
-            if let Some((event, reason)) = REFUSED_EVENTS.iter().find(|(event, _)| trigger.event == *event) {
+            if let Some((event, rule, reason)) = REFUSED_EVENTS.iter().find(|(event, ..)| trigger.event == *event) {
                 let help = "use `pull_request`, which runs without secrets, or move this part into a workflow of its own";
-                report.security(trigger.at, &format!("on.{event}"), format!("the event `{event}` is refused: {reason}"), help);
+                report.security(*rule, trigger.at, &format!("on.{event}"), format!("the event `{event}` is refused: {reason}"), help);
             }
         }
     }
@@ -143,7 +144,7 @@ fn check_output(value: &Node, path: &str, report: &mut Report<'_>) {
     let secret = |path: &caisson_expr::Path| path.root.eq_ignore_ascii_case("secrets");
     if template.expressions().any(|(expression, _)| expression.flows().iter().any(secret)) {
         let message = "an output would carry a secret out of the steps that name it";
-        report.security(value.at.clone(), path, message, "name the secret in the jobs that need it");
+        report.security(SecurityRule::SecretsInOutputs, value.at.clone(), path, message, "name the secret in the jobs that need it");
     }
 }
 

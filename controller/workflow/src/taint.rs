@@ -1,8 +1,10 @@
 //! What must not be pasted into a script: text that a stranger chose, and secrets.
 
 use caisson_expr::{Path, Segment, Span, Template};
+use caisson_model::diagnostic::DiagnosticKind;
 
 use crate::diagnostic::Report;
+use crate::limits::SecurityRule;
 use crate::parse;
 use crate::yaml::Node;
 
@@ -87,10 +89,10 @@ pub(crate) fn check_script(script: &Node, path: &str, report: &mut Report<'_>) {
             let fix = format!("add `env: {{ {name}: \"${{{{ {whole} }}}}\" }}` to the step and write \"${name}\" in the script");
             if is_strangers(&flow) {
                 let message = format!("`{written}` may hold text that a stranger chose, and would be run as part of the script");
-                report.security(at, path, message, fix);
+                report.security(SecurityRule::UntrustedTextInScripts, at, path, message, &fix);
             } else if is_secret(&flow) {
                 let message = format!("`{written}` would be pasted into the script's text, where other processes and logs can see it");
-                report.security(at, path, message, fix);
+                report.security(SecurityRule::SecretsInScripts, at, path, message, &fix);
             }
         }
     }
@@ -118,7 +120,8 @@ pub(crate) fn check_secret_names(node: &Node, path: &str, report: &mut Report<'_
                 let span = Span::new(used.span.start + offset, used.span.end + offset);
                 let at = parse::place(node, &text, span, report);
                 let message = "the secret is not named in the text, so the step would have to be given all of them";
-                report.security(at, path, message, "write `secrets.NAME` for each secret that the step needs");
+                let help = "write `secrets.NAME` for each secret that the step needs";
+                report.error(DiagnosticKind::Security, at, path, message, help);
             }
         }
     }

@@ -355,7 +355,7 @@ fn findings_read_well() {
      7 |       run: echo "${{ github.event.issue.title }}"
        |                      ^^^^^^^^^^^^^^^^^^^^^^^^
        in: jobs.a.steps[0].run
-       do: add `env: { ISSUE_TITLE: "${{ github.event.issue.title }}" }` to the step and write "$ISSUE_TITLE" in the script
+       do: add `env: { ISSUE_TITLE: "${{ github.event.issue.title }}" }` to the step and write "$ISSUE_TITLE" in the script; a policy allows it with `allow = ["untrusted-text-in-scripts"]` under [workflow]
     "#);
 }
 

@@ -8,6 +8,9 @@ use crate::id::{AgentName, AttemptId, Digest, JobId, JobKey, RunId, StepIndex};
 use crate::outcome::{Annotation, Cause, EgressEntry, Outcome, StepResult};
 use crate::time::Timestamp;
 
+/// Texts by their path.
+pub type Texts = IndexMap<String, String>;
+
 /// One workflow handed to a controller.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -30,7 +33,7 @@ pub struct Submission {
     /// The source tree as a tar blob that was put before.
     pub source: Option<Digest>,
     /// Texts of the checkout that the workflow refers to, by path: local actions and called workflows.
-    pub files: IndexMap<String, String>,
+    pub files: Texts,
     /// Jobs of a higher one are offered first; 0 when nobody says anything.
     pub priority: i32,
 }

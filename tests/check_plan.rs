@@ -1,0 +1,129 @@
+//! `caisson check` and `caisson plan`: what is wrong with a checkout's workflows, and what would run, with nothing run.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod place;
+
+use place::Place;
+use serde_json::Value;
+
+const TWO_MISTAKES: &str =
+    "on: [push, psh]\njobs:\n  a:\n    runs-on: ubuntu-latest\n    needs: b\n    steps:\n      - run: echo ${{ github.nope( }}\n";
+
+fn said(place: &Place, words: &[&str]) -> (i32, String, String) {
+    let output = place.caisson(words).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn json(place: &Place, words: &[&str]) -> (i32, Value) {
+    let (code, out, errors) = said(place, words);
+    (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{errors}")))
+}
+
+#[test]
+fn check_tells_every_mistake_of_every_file_in_three_forms() {
+    let place = Place::with(TWO_MISTAKES);
+    place.write(".github/workflows/good.yaml", "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: \"true\" }]\n");
+    let (code, text, _) = said(&place, &["check"]);
+    assert_eq!(code, 2);
+    for part in [
+        "t.yml:1:12: error: unexpected value 'psh'",
+        "did you mean `push`?",
+        "t.yml:3:3: error: the workflow must contain at least one job with no dependencies",
+        "t.yml:7:",
+        "good.yaml: good",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    let (code, all) = json(&place, &["check", "--json"]);
+    assert_eq!((code, &all["ok"]), (2, &false.into()));
+    let lines: Vec<u64> = all["findings"].as_array().unwrap().iter().map(|finding| finding["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines, [1, 3, 7]);
+    assert_eq!((&all["files"][0]["ok"], &all["files"][1]["ok"]), (&true.into(), &false.into()));
+    let (code, log) = json(&place, &["check", "--sarif"]);
+    assert_eq!((code, &log["version"]), (2, &"2.1.0".into()));
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    assert!(results.len() == 3 && results.iter().all(|result| result["level"] == "error" && result["ruleId"] == "language"), "{log}");
+    let (code, text, _) = said(&place, &["check", "-W", "good.yaml"]);
+    assert!(code == 0 && text.contains("good.yaml: good"), "{text}");
+}
+
+#[test]
+fn what_cannot_run_is_right_for_check_and_refused_by_plan_with_its_line() {
+    let place = Place::with(
+        "on: [push, pull_request_target]\njobs:\n  a:\n    runs-on: ubuntu-latest\n    services: { db: { image: postgres } }\n    steps:\n      - uses: docker://alpine\n      - run: echo hi\n",
+    );
+    let (code, text, _) = said(&place, &["check"]);
+    assert!(code == 0 && text.contains("t.yml:5:5: warning: `services`"), "{text}");
+    let (code, plan) = json(&place, &["plan", "--json"]);
+    let workflow = &plan["workflows"][0];
+    assert_eq!((code, &workflow["ok"]), (2, &false.into()));
+    let lines: Vec<u64> = workflow["unsupported"].as_array().unwrap().iter().map(|finding| finding["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines, [5, 7]);
+    assert_eq!(workflow["jobs"][0]["steps"][1]["name"], "Run echo hi");
+    assert!(workflow["errors"].as_array().unwrap().iter().any(|error| error["kind"] == "security" && error["line"] == 1));
+}
+
+#[test]
+fn plan_shows_cells_order_reach_and_secrets() {
+    let place = Place::with(
+        "on:\n  workflow_dispatch: { inputs: { level: { type: choice, options: [a, b], default: b } } }\nconcurrency: { group: one, cancel-in-progress: true }\npermissions: { contents: read }\njobs:\n  \
+         last: { needs: test, runs-on: ubuntu-latest, environment: prod, steps: [{ run: \"true\" }] }\n  test:\n    runs-on: ubuntu-latest\n    timeout-minutes: 5\n    strategy: { fail-fast: false, matrix: { v: [1, 2], exclude: [{ v: 1 }], include: [{ v: 3 }] } }\n    steps:\n      \
+         - run: pip install django\n      - run: deploy\n        env: { KEY: \"${{ secrets.KEY }}\" }\n",
+    );
+    let (code, plan) = json(&place, &["plan", "--json"]);
+    assert_eq!(code, 0, "{plan}");
+    let workflow = &plan["workflows"][0];
+    assert_eq!(workflow["concurrency"]["group"], "one");
+    assert_eq!((&workflow["permissions"]["contents"], &workflow["inputs"]["level"]), (&"read".into(), &"b".into()));
+    let jobs = workflow["jobs"].as_array().unwrap();
+    let (test, last) = (&jobs[0], &jobs[1]);
+    assert_eq!((&test["key"], &test["order"], &last["key"], &last["order"]), (&"test".into(), &1.into(), &"last".into(), &2.into()));
+    let names: Vec<&str> = test["cells"].as_array().unwrap().iter().map(|cell| cell["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["test (2)", "test (3)"]);
+    assert_eq!((&test["fail_fast"], &test["timeout_minutes"], &last["environment"]), (&false.into(), &"5".into(), &"prod".into()));
+    assert_eq!(test["reaches"], serde_json::json!(["the Python package index"]));
+    assert_eq!((&test["secrets"], &test["steps"][1]["secrets"]), (&serde_json::json!(["KEY"]), &serde_json::json!(["KEY"])));
+}
+
+#[test]
+fn each_rule_of_safety_has_a_switch_in_the_policy() {
+    let job = |steps: &str| {
+        format!(
+            "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    outputs: {{ o: \"${{{{ steps.x.outputs.o }}}}\" }}\n    steps:\n      - {steps}\n"
+        )
+    };
+    let script = job("run: echo '${{ github.event.pull_request.title }}'");
+    let secret = job("run: echo '${{ secrets.TOKEN }}' | wc -c");
+    let output = job("run: \"true\"").replace("steps.x.outputs.o", "secrets.TOKEN");
+    let event = |event: &str| job("run: \"true\"").replace("on: push", &format!("on: [push, {event}]"));
+    for (rule, text) in [
+        ("untrusted-text-in-scripts", script),
+        ("secrets-in-scripts", secret),
+        ("secrets-in-outputs", output),
+        ("pull-request-target", event("pull_request_target")),
+        ("workflow-run", event("workflow_run")),
+    ] {
+        let place = Place::with(&text);
+        let (code, _, errors) = said(&place, &["run", "--secret", "TOKEN=abcdef"]);
+        assert!(code == 2 && errors.contains(&format!("allow = [\"{rule}\"]")), "{rule}: {errors}");
+        place.write("policy.toml", &format!("[workflow]\nallow = ['{rule}']\n"));
+        let run = place.run(&["--secret", "TOKEN=abcdef", "--policy", "policy.toml"]);
+        assert_eq!(run.code, 0, "{rule}: {}{}", run.errors, run.told());
+        assert!(run.errors.contains("the policy allows it"), "{rule}: {}", run.errors);
+    }
+}
+
+#[test]
+fn permissions_are_bounded_by_the_policy() {
+    let place = Place::with(
+        "on: push\npermissions: { contents: write, issues: read }\njobs:\n  a: { runs-on: x, permissions: write-all, steps: [{ run: \"true\" }] }\n",
+    );
+    place.write("policy.toml", "[workflow]\npermissions = 'read-all'\n");
+    let (code, plan) = json(&place, &["plan", "--json", "--policy", "policy.toml"]);
+    let workflow = &plan["workflows"][0];
+    assert_eq!((code, &workflow["permissions"]["contents"], &workflow["permissions"]["issues"]), (0, &"read".into(), &"read".into()));
+    assert_eq!(workflow["jobs"][0]["permissions"], "read-all");
+    assert!(workflow["warnings"].to_string().contains("contents: write is more than it allows"), "{workflow}");
+}
