@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Eval(Eval),
     Doctor(Doctor),
     Trust(Trust),
+    Actions(Actions),
     Config(Config),
     Controller(Box<fleet::Controller>),
     Agent(Box<fleet::Agent>),
@@ -91,6 +92,9 @@ pub(crate) struct Run {
     /// Policy file to use in place of any other
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    /// Directory for the artifacts that jobs keep, each in a directory of its name [default: the checkout's state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifacts: Option<PathBuf>,
     /// How many jobs run at once [default: one per two cores, at least 2]
     #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
     pub(crate) slots: Option<u32>,
@@ -339,6 +343,49 @@ pub(crate) struct Trust {
     pub(crate) list: bool,
 }
 
+/// Keep actions of others on this machine, so that workflows may use them without any network.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caisson actions add acme/setup-tool@v2 --from ~/src/setup-tool
+  caisson actions list
+  caisson actions remove acme/setup-tool@v2
+
+An action is pinned to the digest of its files when it is added: a tag or branch that moves later changes nothing. From a git repository the files are those of the commit that REF is there; nothing is fetched. A workflow then finds it by `uses: OWNER/REPO@REF` (or OWNER/REPO/PATH@REF), and it runs in the sandbox with the rights of the step that uses it, no more.")]
+pub(crate) struct Actions {
+    #[command(subcommand)]
+    pub(crate) what: ActionsCommand,
+    /// Where the mirror is kept, in a folder `actions`
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// What to do with the mirror.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ActionsCommand {
+    /// Add an action, or pin it anew
+    Add {
+        /// Its name and version, as workflows write it
+        #[arg(value_name = "OWNER/REPO@REF")]
+        name: String,
+        /// A directory with its files, or a git repository that has REF
+        #[arg(long, value_name = "DIR_OR_GIT")]
+        from: PathBuf,
+    },
+    /// List what was added
+    List {
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove an action
+    Remove {
+        /// Its name and version
+        #[arg(value_name = "OWNER/REPO@REF")]
+        name: String,
+    },
+}
+
 /// Show the settings in force and where each comes from.
 #[derive(Debug, Args)]
 pub(crate) struct Config {
@@ -365,6 +412,9 @@ pub(crate) struct Submit {
     /// Watch the runs to their end, as `caisson run` does; Ctrl-C cancels them
     #[arg(long)]
     pub(crate) follow: bool,
+    /// With --follow: directory for the artifacts that jobs keep, each in a directory of its name
+    #[arg(long, value_name = "DIR", requires = "follow")]
+    pub(crate) artifacts: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -1,5 +1,6 @@
 //! What each subcommand does; one file each.
 
+pub(crate) mod actions;
 pub(crate) mod agent;
 pub(crate) mod agents;
 pub(crate) mod cancel;

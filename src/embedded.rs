@@ -91,8 +91,9 @@ impl Explained for CallError {
 }
 
 /// Opens a controller whose data lie in `data_dir`.
-pub(crate) async fn controller(data_dir: PathBuf, rules: Rules, secrets: Secrets) -> Result<Service, NoController> {
-    let options = service::Options { rules, secrets, ..service::Options::new(data_dir) };
+/// `mirror` is where actions were added.
+pub(crate) async fn controller(data_dir: PathBuf, mirror: PathBuf, rules: Rules, secrets: Secrets) -> Result<Service, NoController> {
+    let options = service::Options { rules, secrets, mirror: Some(mirror), ..service::Options::new(data_dir) };
     Ok(Service::open(options).await?)
 }
 

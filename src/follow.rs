@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
+use crate::artifacts::{self, Destination};
 use crate::report::{Exit, Explained, Failure};
 use crate::view::board::Board;
 use crate::view::news::News;
@@ -98,6 +99,7 @@ pub(crate) async fn follow<C: ClientApi>(
     view: &mut dyn View,
     interrupts: &mut Interrupts,
     broken: impl Future<Output = Failure>,
+    artifacts: &Destination,
 ) -> Result<Followed, Failure> {
     let (sender, mut news) = mpsc::channel(BACKLOG);
     let mut watchers = JoinSet::new();
@@ -140,10 +142,15 @@ pub(crate) async fn follow<C: ClientApi>(
     while let Some(watched) = watchers.join_next().await {
         watched.map_err(|_| FollowError::Watch(runs[0], ApiError::Broken("a watcher ended early".to_owned())))??;
     }
+    let fetched = artifacts::fetch(&*client, runs, artifacts).await;
+    if let Ok(fetched) = &fetched {
+        board.artifacts.clone_from(fetched);
+    }
     if !reader_gone {
         // An error means that nobody reads the end.
         let _ = view.finish(&board);
     }
+    fetched?;
     debug_assert!(board.finished(runs.len()));
     Ok(Followed::Ended(board.exit()))
 }

@@ -1,5 +1,6 @@
 //! The `caisson` command: composition of the other crates, and nothing else.
 
+mod artifacts;
 mod cli;
 mod clock;
 mod commands;
@@ -10,10 +11,12 @@ mod follow;
 mod git;
 mod given;
 mod machine;
+mod mirror;
 mod plans;
 mod policy_file;
 mod quantity;
 mod reach;
+mod references;
 mod report;
 mod sandboxing;
 mod sarif;
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         _ => None,
     });
     let result = match cli.command {
+        Command::Actions(arguments) => commands::actions::run(arguments),
         Command::Config(arguments) => commands::config::run(arguments),
         Command::Trust(arguments) => commands::trust::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),

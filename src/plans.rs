@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use caisson_controller::mirror::Mirror;
 use caisson_controller::policy::{self, Rules};
 use caisson_model::diagnostic::Diagnostic;
 use caisson_model::outcome::Fault;
@@ -30,11 +31,15 @@ impl Explained for Refused {
 }
 
 /// Plans and admits. `known` are the names of the secrets that can be opened; `None` takes every name that is asked for as known.
-pub(crate) fn admit(submissions: &[Submission], rules: &Rules, known: Option<&BTreeSet<String>>) -> Result<Vec<Plan>, Refused> {
+pub(crate) fn admit(
+    submissions: &[Submission],
+    rules: &Rules,
+    mirror: &Mirror,
+    known: Option<&BTreeSet<String>>,
+) -> Result<Vec<Plan>, Refused> {
     let (mut plans, mut count, mut findings) = (Vec::new(), 0, Vec::new());
     for submission in submissions {
-        let planned =
-            caisson_workflow::plan_with(&submission.text, &submission.file, submission, &rules.workflow_limits(), &submission.files);
+        let planned = policy::planned(submission, rules, mirror);
         let admitted = planned.and_then(|plan| {
             let asked = plan.all_jobs().into_iter().flat_map(|(_, job)| &job.steps).flat_map(|step| step.grant.secrets.clone()).collect();
             policy::admit(plan, rules, known.unwrap_or(&asked))

@@ -11,6 +11,7 @@ use caisson_workflow::Overview;
 use crate::cli::Selection;
 use crate::config::Environment;
 use crate::git::{Facts, GitError, Repository};
+use crate::references;
 use crate::report::{Explained, Failure};
 
 /// Where workflows lie in a checkout.
@@ -244,6 +245,14 @@ pub(crate) fn library(checkout: &Path) -> Texts {
             if let Ok(text) = read(&checkout.join(path)) {
                 open.extend(caisson_workflow::calls(&text, path));
                 submission.files.insert(path.to_owned(), text);
+            }
+        }
+    }
+    // And the actions of the checkout that any of these use.
+    for text in submission.files.values().cloned().collect::<Vec<_>>() {
+        for (path, text) in references::texts(checkout, &text) {
+            if submission.files.len() < MOST_FILES {
+                submission.files.entry(path).or_insert(text);
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Where a checkout's journal, logs, blobs and workspaces live, and who may use them now.
 
+use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use caisson_model::id::Digest;
 use caisson_model::outcome::Fault;
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +24,8 @@ pub(crate) struct State {
     pub(crate) agent: PathBuf,
     /// For what is handed from one to the other before either runs.
     pub(crate) scratch: PathBuf,
+    /// For what runs of this checkout kept for people.
+    pub(crate) artifacts: PathBuf,
     _lock: File,
 }
 
@@ -73,7 +77,13 @@ impl State {
             }
             Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
         }
-        let state = State { controller: path.join("controller"), agent: path.join("agent"), scratch: path.join("scratch"), _lock: lock };
+        let state = State {
+            controller: path.join("controller"),
+            agent: path.join("agent"),
+            scratch: path.join("scratch"),
+            artifacts: path.join("artifacts"),
+            _lock: lock,
+        };
         // What an interrupted command left there is nobody's any more, now that the lock is ours.
         match std::fs::remove_dir_all(&state.scratch) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed("clear")(source)),
@@ -90,10 +100,7 @@ impl State {
     pub(crate) fn prune(&self) -> Result<(), StateError> {
         let path = &self.controller;
         let failed = |source| StateError { act: "prune", path: path.clone(), source };
-        match std::fs::remove_dir_all(path.join("blobs")) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(source)),
-            _ => {}
-        }
+        self.prune_blobs().map_err(failed)?;
         let entries = match std::fs::read_dir(path.join("logs")) {
             Ok(entries) => entries,
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -103,6 +110,37 @@ impl State {
         runs.sort_unstable_by(|a, b| b.cmp(a));
         for run in runs.into_iter().skip(KEPT_RUNS) {
             std::fs::remove_dir_all(path.join("logs").join(run.to_string())).map_err(failed)?;
+            for kept in [path.join("artifacts"), self.artifacts.clone()] {
+                match std::fs::remove_dir_all(kept.join(run.to_string())) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(source)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the blobs that no artifact and no cache is made of: source trees, and what belonged to runs that are gone.
+    fn prune_blobs(&self) -> io::Result<()> {
+        let mut needed: HashSet<Digest> = caisson_controller::artifacts::blobs(&self.controller.join("artifacts"))?.into_iter().collect();
+        needed.extend(caisson_controller::caches::blobs(&self.controller.join("caches"))?.into_keys());
+        let root = self.controller.join("blobs");
+        let kept: HashSet<PathBuf> = needed.into_iter().map(|digest| caisson_controller::blobs::path_below(&root, digest)).collect();
+        let mut open = vec![root];
+        while let Some(folder) = open.pop() {
+            let entries = match std::fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    open.push(entry.path());
+                } else if !kept.contains(&entry.path()) {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
         }
         Ok(())
     }
@@ -122,10 +160,11 @@ mod tests {
         for run in 1..=60 {
             std::fs::create_dir_all(a.controller.join(format!("logs/{run}/1.1"))).unwrap();
         }
-        std::fs::create_dir_all(a.controller.join("blobs/sha256")).unwrap();
+        std::fs::create_dir_all(a.controller.join("blobs/sha256/ab")).unwrap();
+        std::fs::write(a.controller.join("blobs/sha256/ab/cd"), "a source tree").unwrap();
         a.prune().unwrap();
         b.prune().unwrap();
-        assert!(!a.controller.join("blobs").exists() && !a.controller.join("logs/10").exists());
+        assert!(!a.controller.join("blobs/sha256/ab/cd").exists() && !a.controller.join("logs/10").exists());
         assert!(a.controller.join("logs/11").exists() && a.controller.join("logs/60").exists());
     }
 

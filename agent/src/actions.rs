@@ -4,10 +4,19 @@ use crate::actions::bench::{Bench, Inputs};
 use crate::program::Halt;
 
 pub mod bench;
+pub mod cache;
 pub mod checkout;
+pub mod download_artifact;
 pub mod interpreters;
+pub mod later;
+pub mod nodes;
+pub mod package_cache;
+pub mod paths;
 pub mod python_version;
+pub mod setup_node;
 pub mod setup_python;
+pub mod setup_uv;
+pub mod upload_artifact;
 
 /// Runs the action of this name.
 ///
@@ -17,6 +26,13 @@ pub async fn run(name: &str, inputs: &Inputs, bench: &mut impl Bench) -> Result<
     match name {
         "actions/checkout" => checkout::run(inputs, bench).await,
         "actions/setup-python" => setup_python::run(inputs, bench).await,
-        _ => Err(Halt::invalid(format!("this agent has no action '{name}'; it has actions/checkout and actions/setup-python"))),
+        "actions/setup-node" => setup_node::run(inputs, bench).await,
+        "astral-sh/setup-uv" => setup_uv::run(inputs, bench).await,
+        "actions/cache" => cache::run(inputs, bench).await,
+        "actions/cache/restore" => cache::run_restore(inputs, bench).await,
+        "actions/cache/save" => cache::run_save(inputs, bench).await,
+        "actions/upload-artifact" => upload_artifact::run(inputs, bench).await,
+        "actions/download-artifact" => download_artifact::run(inputs, bench).await,
+        _ => Err(Halt::invalid(format!("this agent has no action '{name}'; it is older than its controller, update it"))),
     }
 }

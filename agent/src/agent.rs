@@ -28,6 +28,7 @@ pub use crate::options::{Options, default_labels};
 use crate::probe::Readiness;
 use crate::retry::Backoff;
 use crate::stop::{Stages, Stop, order};
+use crate::trees::Trees;
 use crate::workspace;
 
 /// Why an agent ended before it was asked to.
@@ -93,6 +94,7 @@ impl<A: AgentApi> Agent<A> {
             launcher: self.launcher,
             options: Arc::new(self.options),
             attempts: state.attempts.clone(),
+            trees: state.trees.clone(),
             reserved: HashMap::new(),
             running: HashMap::new(),
             closing: Vec::new(),
@@ -135,6 +137,7 @@ struct Floor<A> {
     launcher: Launcher,
     options: Arc<Options>,
     attempts: PathBuf,
+    trees: Trees,
     reserved: HashMap<Hold, Reservation>,
     running: HashMap<Hold, RunningAttempt>,
     closing: Vec<JoinHandle<()>>,
@@ -362,6 +365,7 @@ impl<A: AgentApi> Floor<A> {
             directory: self.attempts.join(format!("{}-{}", hold.attempt.to_string().replace('#', "-"), hold.fence.0)),
             stop: Arc::clone(&stop),
             notices: self.notices.clone(),
+            trees: self.trees.clone(),
         };
         let notices = self.notices.clone();
         let task = tokio::spawn(async move {
@@ -427,6 +431,7 @@ async fn join(task: JoinHandle<()>) {
 /// The agent's directory, locked for its life.
 struct StateDirectory {
     attempts: PathBuf,
+    trees: Trees,
     _lock: File,
 }
 
@@ -454,7 +459,8 @@ impl StateDirectory {
                     tracing::warn!(%error, path = %left.display(), "directory of an earlier attempt was not removed");
                 }
             }
-            Ok(StateDirectory { attempts, _lock: lock })
+            let trees = Trees::open(path.join("trees"), launcher);
+            Ok(StateDirectory { attempts, trees, _lock: lock })
         });
         opened.await.unwrap_or_else(|error| Err(failed(io::Error::other(error))))
     }

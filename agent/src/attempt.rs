@@ -1,5 +1,6 @@
 //! What the steps of one attempt share and pass on: the spec, the directories, the contexts, what earlier steps left behind.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,9 @@ use crate::contexts::JobContexts;
 use crate::environment::Inherited;
 use crate::host::HostRules;
 use crate::reports::Reports;
+use crate::step::{Layer, Post};
 use crate::stop::Stop;
+use crate::trees::{Tree, Trees};
 use crate::workspace::Workspace;
 
 /// One attempt while it runs.
@@ -42,6 +45,18 @@ pub struct Attempt<A> {
     pub masks: Vec<Vec<u8>>,
     /// Host paths that an action made visible, read-only.
     pub shown: Vec<PathBuf>,
+    /// Trees that an action made visible, read-only, by their place inside.
+    pub shown_trees: Vec<(String, Tree)>,
+    /// Directories of the job that show a restored cache.
+    pub layers: Vec<Layer>,
+    /// The agent's trees.
+    pub trees: Trees,
+    /// What actions want to run after the last step, in the order in which they asked.
+    pub posts: Vec<Post>,
+    /// What actions left for their own later programs, by the place of their step.
+    pub states: HashMap<Vec<u32>, Vec<(String, String)>>,
+    /// How many sets of command files there were.
+    pub serial: u32,
     /// Where reports go.
     pub reports: Reports,
     /// The order that the attempt is under.

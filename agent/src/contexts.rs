@@ -34,8 +34,17 @@ pub struct JobContexts {
     needs: Value,
     runner: Value,
     steps: Object,
+    action_path: Option<String>,
     /// `GITHUB_WORKSPACE` inside.
     pub workspace: String,
+}
+
+/// What the expressions of one level see that those of another do not: the workflow's, or an action's.
+#[derive(Clone, Debug)]
+pub struct Scoped {
+    inputs: Value,
+    steps: Object,
+    action_path: Option<String>,
 }
 
 /// What a step adds for its own expressions.
@@ -140,8 +149,40 @@ impl JobContexts {
             needs: Value::Object(needs),
             runner,
             steps: Object::new(),
+            action_path: None,
             workspace,
         }
+    }
+
+    /// Enters an action that lies in `path`; gives what is outside of it.
+    pub fn enter(&mut self, inputs: Object, path: String) -> Scoped {
+        self.resume(Scoped { inputs: Value::Object(inputs), steps: Object::new(), action_path: Some(path) })
+    }
+
+    /// Enters an action once more, as it was; gives what is outside of it.
+    pub fn resume(&mut self, scope: Scoped) -> Scoped {
+        let action_path = std::mem::replace(&mut self.action_path, scope.action_path);
+        Scoped {
+            inputs: std::mem::replace(&mut self.inputs, scope.inputs),
+            steps: std::mem::replace(&mut self.steps, scope.steps),
+            action_path,
+        }
+    }
+
+    /// Leaves an action.
+    pub fn leave(&mut self, outside: Scoped) {
+        drop(self.resume(outside));
+    }
+
+    /// The action whose steps are running; `None` for the job's own.
+    pub fn inside(&self) -> Option<Scoped> {
+        let scoped = Scoped { inputs: self.inputs.clone(), steps: self.steps.clone(), action_path: self.action_path.clone() };
+        self.action_path.is_some().then_some(scoped)
+    }
+
+    /// Where the action lies whose steps are running.
+    pub fn action_path(&self) -> Option<&str> {
+        self.action_path.as_deref()
     }
 
     /// A field of the `github` context as text; empty when there is none.
@@ -245,6 +286,11 @@ impl Context for Scope<'_> {
             "github" => {
                 let mut github = self.job.github.clone();
                 github.insert("action", Value::string(&self.step.action));
+                if let Some(path) = &self.job.action_path {
+                    github.insert("action_path", Value::string(path));
+                    // How the action itself fares, which is what its steps' conditions ask for too.
+                    github.insert("action_status", Value::string(status_word(self.step.status)));
+                }
                 Value::Object(github)
             }
             "env" => Value::Object(self.step.env.clone()),
@@ -256,11 +302,7 @@ impl Context for Scope<'_> {
             "runner" => self.job.runner.clone(),
             "steps" => Value::Object(self.job.steps.clone()),
             "job" => {
-                let status = match self.step.status {
-                    None | Some(Status::Success | Status::Skipped) => "success",
-                    Some(Status::Failure) => "failure",
-                    Some(Status::Cancelled) => "cancelled",
-                };
+                let status = status_word(self.step.status);
                 let services = Value::Object(Object::new());
                 object([("status", Value::string(status)), ("services", services.clone()), ("container", services)])
             }
@@ -281,6 +323,14 @@ impl Context for Scope<'_> {
                 Err("the digest is not known yet".to_owned())
             }
         }
+    }
+}
+
+fn status_word(status: Option<Status>) -> &'static str {
+    match status {
+        None | Some(Status::Success | Status::Skipped) => "success",
+        Some(Status::Failure) => "failure",
+        Some(Status::Cancelled) => "cancelled",
     }
 }
 

@@ -1,6 +1,6 @@
 //! A step's environment in its layers. Nothing of the agent's own environment is in it.
 
-use caisson_model::step::StepSpec;
+use caisson_model::step::{Action, Composite, NodeAction, StepSpec};
 use indexmap::IndexMap;
 
 use crate::contexts::{self, JobContexts, STEP_FILES};
@@ -61,6 +61,9 @@ pub fn reserved(job: &JobContexts, agent: &str, step: &StepSpec, debug: bool) ->
     set("GITHUB_ACTIONS", "true");
     set("GITHUB_ACTION", &action(step));
     set("GITHUB_WORKSPACE", &job.workspace);
+    if let Some(path) = job.action_path() {
+        set("GITHUB_ACTION_PATH", path);
+    }
     for file in ["ENV", "OUTPUT", "PATH", "STATE", "STEP_SUMMARY"] {
         set(&format!("GITHUB_{file}"), &format!("{STEP_FILES}/{}", file.to_ascii_lowercase()));
     }
@@ -88,8 +91,11 @@ pub fn reserved(job: &JobContexts, agent: &str, step: &StepSpec, debug: bool) ->
 pub fn action(step: &StepSpec) -> String {
     match (&step.id, &step.action) {
         (Some(id), _) => id.clone(),
-        (None, caisson_model::step::Action::Run { .. }) => format!("__run_{}", step.index.0),
-        (None, caisson_model::step::Action::Uses { action, .. }) => format!("__{}", action.replace('/', "_")),
+        (None, Action::Run { .. }) => format!("__run_{}", step.index.0),
+        (None, Action::Uses { action, .. } | Action::NoOp { action, .. }) => format!("__{}", action.replace('/', "_")),
+        (None, Action::Composite(Composite { uses, .. }) | Action::Node(NodeAction { uses, .. })) => {
+            format!("__{}", uses.split('@').next().unwrap_or_default().trim_start_matches("./").replace('/', "_"))
+        }
     }
 }
 

@@ -51,6 +51,12 @@ pub struct InterpreterRoots {
     pub uv: Vec<PathBuf>,
     /// Tool caches: `Python/VERSION/ARCH/bin/python`.
     pub tool_cache: Vec<PathBuf>,
+    /// Tool caches: `node/VERSION/ARCH/bin/node`.
+    pub node_tool_cache: Vec<PathBuf>,
+    /// Version managers of Node.js: `vVERSION/bin/node`.
+    pub node_versions: Vec<PathBuf>,
+    /// The operator's own uv, beside the system's.
+    pub uv_programs: Vec<PathBuf>,
 }
 
 /// Processes and threads that a step may have when nobody says otherwise.
@@ -134,6 +140,22 @@ fn interpreter_roots(environment: &BTreeMap<String, String>, home: Option<&Path>
             variable("AGENT_TOOLSDIRECTORY").map(|root| root.join("Python")),
             Some(PathBuf::from("/opt/hostedtoolcache/Python")),
         ]),
+        node_tool_cache: present(vec![
+            variable("RUNNER_TOOL_CACHE").map(|root| root.join("node")),
+            variable("AGENT_TOOLSDIRECTORY").map(|root| root.join("node")),
+            Some(PathBuf::from("/opt/hostedtoolcache/node")),
+        ]),
+        node_versions: present(vec![
+            variable("NVM_DIR").map(|root| root.join("versions/node")),
+            home.map(|home| home.join(".nvm/versions/node")),
+            variable("FNM_DIR").map(|root| root.join("node-versions")),
+            home.map(|home| home.join(".local/share/fnm/node-versions")),
+        ]),
+        uv_programs: home
+            .into_iter()
+            .flat_map(|home| [home.join(".local/bin/uv"), home.join(".cargo/bin/uv")])
+            .filter_map(|path| path.canonicalize().ok())
+            .collect(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! One attempt at a job: fetch the spec, open the workspace, run the steps in order, settle the outcome, tell the controller
 //! until it has recorded it. Whatever happens, every process is dead and every directory removed at the end.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use caisson_expr::{Status, Template};
-use caisson_model::id::{Digest, Hold};
+use caisson_model::id::{Digest, Hold, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::Completion;
 use caisson_model::outcome::{Cause, Fault, Outcome};
@@ -28,6 +29,7 @@ use crate::reports::Reports;
 use crate::retry;
 use crate::step::{self, Ended};
 use crate::stop::Stop;
+use crate::trees::Trees;
 use crate::workspace::Workspace;
 
 /// What is needed to begin an attempt.
@@ -49,6 +51,8 @@ pub struct Assignment<A> {
     pub stop: Arc<watch::Sender<Stop>>,
     /// Where its agent listens.
     pub notices: mpsc::Sender<Notice>,
+    /// The agent's trees.
+    pub trees: Trees,
 }
 
 /// What an attempt tells its agent.
@@ -185,6 +189,12 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
         inherited: Inherited::default(),
         masks: Vec::new(),
         shown: Vec::new(),
+        shown_trees: Vec::new(),
+        layers: Vec::new(),
+        trees: assignment.trees.clone(),
+        posts: Vec::new(),
+        states: HashMap::new(),
+        serial: 0,
         reports: Reports::open(Arc::clone(&assignment.api), hold, Arc::clone(&assignment.stop)),
         orders: assignment.stop.subscribe(),
         deadline: Deadline { at: far(spec.timeout), limit: spec.timeout },
@@ -194,6 +204,16 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
         state.cause = Some(halt.cause);
         state.outcome = Some(halt.outcome);
     } else {
+        // Programs before and after the job's own steps are steps too, numbered behind them.
+        let mut next = spec.steps.iter().map(|step| step.index.0 + 1).max().unwrap_or(0);
+        for step in &spec.steps {
+            if *attempt.orders.borrow() == Stop::Run
+                && let Some(ended) = step::pre(&mut attempt, step, StepIndex(next)).await
+            {
+                next += 1;
+                state.take(ended);
+            }
+        }
         for step in &spec.steps {
             let order = *attempt.orders.borrow();
             if matches!(order, Stop::Leave(_) | Stop::Forget) {
@@ -202,6 +222,17 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
             state.late |= Instant::now() >= attempt.deadline.at;
             let ended = step::run(&mut attempt, step, state.status(order)).await;
             state.late |= Instant::now() >= attempt.deadline.at;
+            state.take(ended);
+        }
+        // The last action that asked for something comes first.
+        while let Some(post) = attempt.posts.pop() {
+            let order = *attempt.orders.borrow();
+            if matches!(order, Stop::Leave(_) | Stop::Forget) {
+                break;
+            }
+            state.late |= Instant::now() >= attempt.deadline.at;
+            let ended = step::run_post(&mut attempt, post, StepIndex(next), state.status(order)).await;
+            next += 1;
             state.take(ended);
         }
     }

@@ -47,6 +47,7 @@ pub mod shell;
 pub mod sources;
 pub mod step;
 pub mod stop;
+pub mod trees;
 pub mod view;
 pub mod way;
 pub mod workspace;

@@ -42,8 +42,10 @@ pub struct Output<A: AgentApi> {
 pub struct Said {
     /// Values to mask for the rest of the job.
     pub masks: Vec<Vec<u8>>,
-    /// Outputs, in order.
+    /// Outputs, in order, that were not taken yet.
     pub outputs: Vec<(String, String)>,
+    /// States, likewise.
+    pub states: Vec<(String, String)>,
     /// Remarks, masked, at most 50 of each level.
     pub annotations: Vec<Annotation>,
     /// Why the log is not whole at the controller, when it is not.
@@ -73,14 +75,14 @@ impl<A: AgentApi> Output<A> {
     pub async fn feed(&mut self, bytes: &[u8]) {
         let mut items = Vec::new();
         self.commands.feed(bytes, &mut items);
-        self.take(items).await;
+        self.take_items(items).await;
     }
 
     /// A program's output is over: the next one begins at a new line, and without a stop token.
     pub async fn end_stream(&mut self) {
         let mut items = Vec::new();
         std::mem::take(&mut self.commands).finish(&mut items);
-        self.take(items).await;
+        self.take_items(items).await;
         let mut rest = Vec::new();
         self.masker.finish(&mut rest);
         self.write(&rest).await;
@@ -116,6 +118,11 @@ impl<A: AgentApi> Output<A> {
         &self.said
     }
 
+    /// The outputs and states that commands set since the last call.
+    pub fn take(&mut self) -> (Vec<(String, String)>, Vec<(String, String)>) {
+        (std::mem::take(&mut self.said.outputs), std::mem::take(&mut self.said.states))
+    }
+
     /// Ends the step's log: waits until the controller has all of it, or until the attempt is to be forgotten.
     pub async fn seal(self) -> Said {
         let (mut orders, mut said) = (self.orders, self.said);
@@ -140,7 +147,7 @@ impl<A: AgentApi> Output<A> {
         }
     }
 
-    async fn take(&mut self, items: Vec<Item>) {
+    async fn take_items(&mut self, items: Vec<Item>) {
         let mut out = Vec::new();
         for item in items {
             match item {
@@ -188,7 +195,13 @@ impl<A: AgentApi> Output<A> {
                 }
                 self.said.outputs.push((name, value));
             }
-            Command::SaveState { name, .. } => self.warn(format!("the state '{name}' has no effect: no post step would read it"), out),
+            Command::SaveState { name, value } => {
+                self.said_bytes += name.len() + value.len();
+                if self.said_bytes > MAX_OUTPUTS {
+                    return self.warn(format!("the state '{name}' was refused: states of a step are limited to {MAX_OUTPUTS} bytes"), out);
+                }
+                self.said.states.push((name, value));
+            }
             Command::Stop | Command::Resume => {}
             Command::Echo(on) => self.echo = on,
             Command::Refused { name, reason } => {

@@ -1,6 +1,8 @@
 //! One program of a step, before it becomes a sandbox: what to execute, what it reads, where its output goes.
 
+use caisson_model::id::Digest;
 use caisson_model::outcome::{Cause, Outcome};
+use caisson_sandbox::spec::Mount;
 
 /// A program to run in a sandbox of the job.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Program {
     pub stdin: Input,
     /// Read-only files beside its script: path inside and content.
     pub files: Vec<(String, Vec<u8>)>,
+    /// Further mounts, after everything else.
+    pub mounts: Vec<Mount>,
     /// What of the step's grant it has.
     pub powers: Powers,
     /// Where its output goes.
@@ -33,6 +37,7 @@ impl Program {
             cwd: cwd.to_owned(),
             stdin: Input::Nothing,
             files: Vec::new(),
+            mounts: Vec::new(),
             powers: Powers::None,
             sink: Sink::Log,
         }
@@ -48,6 +53,8 @@ pub enum Input {
     Bytes(Vec<u8>),
     /// The run's source tree, a tar blob; its digest is checked while it passes.
     Source,
+    /// A blob of the controller, and what it is for people; its digest is checked while it passes.
+    Blob(Digest, String),
 }
 
 /// What of its step's grant a program has.
@@ -68,6 +75,8 @@ pub enum Sink {
     Log,
     /// To the caller, at most this many bytes; what is beyond is an error.
     Capture(usize),
+    /// To a file that the caller has made, at most this many bytes; what is beyond is an error.
+    Collect(u64),
 }
 
 /// A program that exited by itself.

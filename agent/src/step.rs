@@ -7,31 +7,37 @@ use caisson_expr::{Condition, ExprError, Object, Status, Template, Value};
 use caisson_model::lease::StepChange;
 use caisson_model::outcome::{AnnotationLevel, Cause, Fault, Outcome, StepResult};
 use caisson_model::secret::OpenedSecrets;
-use caisson_model::step::{Action, StepSpec};
+use caisson_model::step::StepSpec;
 use caisson_proto::api::{AgentApi, ApiError};
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
-use crate::actions;
-use crate::actions::bench::{Inputs, inside};
 use crate::attempt::Attempt;
 use crate::command_files;
 use crate::contexts::{self, Hashes, SecretNames, StepContexts, Unfinished};
 use crate::environment;
 use crate::logs::{LogError, StepLog};
 use crate::output::{Output, Said};
-use crate::program::{Halt, Input, Powers, Program, Sink};
+use crate::program::Halt;
 use crate::retry;
 use crate::secrets::StepSecrets;
-use crate::shell::{Offered, Shell};
 use crate::workspace::{CommandFile, StepFiles};
 
+mod composite;
 mod course;
 mod exit;
+mod keep;
 mod launch;
+mod node;
+mod perform;
+mod post;
 
 use course::Course;
+pub use keep::{Blob, Layer, TREE};
 use launch::TimeLimit;
+pub use node::pre;
+use perform::perform;
+pub use post::{Post, run as run_post};
 
 /// How a step ended, for its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,7 @@ pub async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> 
 }
 
 /// What the body of a step came to.
+#[derive(Clone, Debug)]
 enum Body {
     Skipped,
     Exited(i32),
@@ -93,7 +100,8 @@ enum Body {
 async fn begin<'a, A: AgentApi>(attempt: &'a mut Attempt<A>, step: &'a StepSpec, name: &str) -> Result<Course<'a, A>, Halt> {
     let broken =
         |error: &dyn std::fmt::Display| Halt::faulted(format!("the files of the step could not be made: {error}"), Fault::Environment);
-    let files: StepFiles = attempt.workspace.step_files(step.index.0).map_err(|error| broken(&error))?;
+    let files: StepFiles = attempt.workspace.step_files(attempt.serial).map_err(|error| broken(&error))?;
+    attempt.serial += 1;
     // An agent may keep less than policy wants, never more than its host's rule.
     let limit = step.grant.limits.log_bytes.map_or(attempt.host.log_bytes, |bytes| bytes.min(attempt.host.log_bytes));
     let log = StepLog::open(Arc::clone(&attempt.api), attempt.hold, step.index, &attempt.workspace.spool(), limit).await;
@@ -140,8 +148,14 @@ async fn begin<'a, A: AgentApi>(attempt: &'a mut Attempt<A>, step: &'a StepSpec,
         output,
         secrets,
         env: IndexMap::new(),
+        around: IndexMap::new(),
+        own: IndexMap::new(),
+        place: vec![step.index.0],
         files,
         limit: None,
+        ceiling: None,
+        growing: None,
+        summary: String::new(),
         standing,
         usage: Default::default(),
         enforcement: Default::default(),
@@ -172,61 +186,7 @@ async fn body<A: AgentApi>(
     };
     course.limit = time_limit(course, contexts, minutes);
     course.env = env;
-    match &step.action {
-        Action::Run { script, shell, working_directory } => {
-            let shell = match shell {
-                Some(template) => Some(text(course, contexts, "shell", &template.0).await?),
-                None => None,
-            };
-            let script = text(course, contexts, "run", &script.0).await?;
-            let directory = match working_directory {
-                Some(template) => text(course, contexts, "working-directory", &template.0).await?,
-                None => String::new(),
-            };
-            let workspace = course.attempt.contexts.workspace.clone();
-            let cwd = if directory.starts_with('/') {
-                directory.clone()
-            } else {
-                inside(&workspace, &directory).unwrap_or_else(|| format!("{workspace}/{directory}"))
-            };
-            let offered =
-                Offered { bash: on_path("bash"), python: on_path("python") || course.attempt.inherited.env.contains_key("pythonLocation") };
-            let shell = Shell::of(shell.as_deref(), offered).map_err(|error| invalid(course.step, &error))?;
-            let path = course::script_path(shell.script_name);
-            let first = script.trim().lines().next().unwrap_or_default().to_owned();
-            course.output.say(&format!("##[group]Run {first}")).await;
-            for line in script.trim_end().lines() {
-                course.output.say(line).await;
-            }
-            course.output.say(&format!("shell: {} {}", shell.program, shell.arguments(&path).join(" "))).await;
-            course.output.say("##[endgroup]").await;
-            let program = Program {
-                program: shell.program.clone(),
-                args: shell.arguments(&path),
-                env: Vec::new(),
-                cwd,
-                stdin: Input::Nothing,
-                files: vec![(path, shell.script(&script)), (course::script_path("event.json"), course.attempt.contexts.event())],
-                powers: Powers::Granted,
-                sink: Sink::Log,
-            };
-            let exit = course.execute(program).await?;
-            Ok(Body::Exited(exit.code))
-        }
-        Action::Uses { action, version, with } => {
-            let mut inputs = Vec::new();
-            for (key, template) in with {
-                inputs.push((key.clone(), text(course, contexts, &format!("with.{key}"), &template.0).await?));
-            }
-            course.output.say(&format!("##[group]Run {action}@{version}")).await;
-            for (key, value) in &inputs {
-                course.output.say(&format!("  {key}: {value}")).await;
-            }
-            course.output.say("##[endgroup]").await;
-            actions::run(action, &Inputs(inputs), course).await?;
-            Ok(Body::Exited(0))
-        }
-    }
+    perform(course, contexts).await
 }
 
 /// Settles the step's environment: submission < workflow < job < `GITHUB_ENV` < step, on top of the base. Leaves the `env`
@@ -251,8 +211,9 @@ async fn environment_of<A: AgentApi>(course: &mut Course<'_, A>, contexts: &mut 
         }
     }
     env.extend(course.attempt.inherited.env.clone());
+    env.extend(course.around.clone());
     contexts.env = object(&env);
-    let mut own = Vec::new();
+    let mut own: IndexMap<String, String> = IndexMap::new();
     for (name, template) in &step.env {
         if let SecretNames::Named(names) = contexts::secrets_of(&template.0) {
             for secret in names.iter().filter(|secret| !course.secrets.has(secret)) {
@@ -260,9 +221,12 @@ async fn environment_of<A: AgentApi>(course: &mut Course<'_, A>, contexts: &mut 
                 course.output.remark(AnnotationLevel::Warning, &message).await;
             }
         }
-        own.push((name.clone(), text(course, contexts, &format!("env.{name}"), &template.0).await?));
+        own.insert(name.clone(), text(course, contexts, &format!("env.{name}"), &template.0).await?);
     }
-    env.extend(own);
+    env.extend(own.clone());
+    // What the steps of an action that this one uses begin with.
+    course.own = course.around.clone();
+    course.own.extend(own);
     contexts.env = object(&env);
     for (name, value) in &env {
         if !environment::valid_name(name) || value.contains('\0') {
@@ -317,7 +281,7 @@ async fn evaluate<A: AgentApi, T>(
                 return Err(invalid(course.step, &format!("`{key}` asks for more than {MAX_HASHES} digests of files")));
             }
             Err(Unfinished::Hash(patterns)) => {
-                let answer = course.hash(&patterns).await?;
+                let answer = course.hash_files(&patterns).await?;
                 hashes.insert(patterns, answer);
             }
         }
@@ -334,11 +298,21 @@ fn time_limit<A: AgentApi>(course: &Course<'_, A>, contexts: &StepContexts, minu
     };
     let own = minutes.and_then(|minutes| Duration::try_from_secs_f64(minutes * 60.0).ok());
     let within = |limit: Duration| now.checked_add(limit).map(|at| TimeLimit { at, limit });
-    [Some(job), own.and_then(within), course.step.grant.limits.wall.and_then(within)].into_iter().flatten().min_by_key(|limit| limit.at)
+    let limits = [Some(job), own.and_then(within), course.step.grant.limits.wall.and_then(within), course.ceiling];
+    limits.into_iter().flatten().min_by_key(|limit| limit.at)
 }
 
-/// Reads what the step left, settles its result, reports it.
-async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts, name: String, ended: Result<Body, Halt>) -> Ended {
+/// What a step came to.
+struct Settled {
+    outcome: Outcome,
+    conclusion: Outcome,
+    cause: Option<Cause>,
+    exit_code: Option<i32>,
+    outputs: Vec<(String, String)>,
+}
+
+/// Reads what a step left, and decides what it came to. Says in the log why it failed.
+async fn settle<A: AgentApi>(course: &mut Course<'_, A>, contexts: &StepContexts, ended: Result<Body, Halt>) -> Settled {
     let step = course.step;
     let (mut outcome, mut cause, exit_code) = match ended {
         Ok(Body::Skipped) => (Outcome::Skipped, None, None),
@@ -346,20 +320,27 @@ async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts
         Ok(Body::Exited(code)) => (Outcome::Failure, Some(Cause::ExitCode { code }), Some(code)),
         Err(halt) => (halt.outcome, Some(halt.cause), None),
     };
-    let mut summary = String::new();
-    let mut outputs = Vec::new();
+    let mut outputs = std::mem::take(&mut course.outputs);
+    let (said, mut states) = course.output.take();
     if outcome != Outcome::Skipped {
-        match absorb(&mut course, &mut summary).await {
-            Ok(found) => outputs = found,
+        match absorb(course).await {
+            Ok(left) => {
+                outputs.extend(left.outputs);
+                states.extend(left.states);
+            }
             Err(halt) if outcome == Outcome::Success => (outcome, cause) = (halt.outcome, Some(halt.cause)),
             Err(_) => {}
         }
+    }
+    outputs.extend(said);
+    if !states.is_empty() {
+        course.attempt.states.entry(course.place.clone()).or_default().extend(states);
     }
     let mut conclusion = outcome;
     let may_go_on = step.continue_on_error.as_ref().filter(|_| matches!(outcome, Outcome::Failure | Outcome::TimedOut));
     if let Some(template) = may_go_on {
         let answer =
-            evaluate(&mut course, &contexts, "continue-on-error", &template.0, |context| Template::parse(&template.0)?.evaluate(context));
+            evaluate(course, contexts, "continue-on-error", &template.0, |context| Template::parse(&template.0)?.evaluate(context));
         match answer.await {
             Ok(value) if is_true(&value) => conclusion = Outcome::Success,
             Ok(_) => {}
@@ -376,7 +357,14 @@ async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts
         };
         course.output.say(&shown).await;
     }
-    outputs.splice(0..0, std::mem::take(&mut course.outputs));
+    Settled { outcome, conclusion, cause, exit_code, outputs }
+}
+
+/// Settles a step's result, and reports it.
+async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts, name: String, ended: Result<Body, Halt>) -> Ended {
+    let step = course.step;
+    let Settled { mut outcome, mut conclusion, mut cause, exit_code, outputs } = settle(&mut course, &contexts, ended).await;
+    let summary = std::mem::take(&mut course.summary);
     let Course { attempt, output, usage, enforcement, egress, .. } = course;
     let said: Said = output.seal().await;
     if let Some(error) = said.log_error {
@@ -387,7 +375,6 @@ async fn conclude<A: AgentApi>(mut course: Course<'_, A>, contexts: StepContexts
             (outcome, conclusion, cause) = (halt.outcome, halt.outcome, Some(halt.cause));
         }
     }
-    outputs.extend(said.outputs);
     for value in said.masks {
         if !attempt.masks.contains(&value) {
             attempt.masks.push(value);
@@ -402,8 +389,14 @@ fn because(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source()).map(|error| format!(": {error}")).collect()
 }
 
-/// Takes over what the step wrote to its command files; gives its outputs.
-async fn absorb<A: AgentApi>(course: &mut Course<'_, A>, summary: &mut String) -> Result<Vec<(String, String)>, Halt> {
+/// What a step wrote to its command files for others.
+struct Left {
+    outputs: Vec<(String, String)>,
+    states: Vec<(String, String)>,
+}
+
+/// Takes over what the step wrote to its command files.
+async fn absorb<A: AgentApi>(course: &mut Course<'_, A>) -> Result<Left, Halt> {
     let read = |file: &CommandFile, name: &str| -> Result<Vec<u8>, Halt> {
         match file.read() {
             Ok((bytes, Ok(()))) => Ok(bytes),
@@ -421,15 +414,19 @@ async fn absorb<A: AgentApi>(course: &mut Course<'_, A>, summary: &mut String) -
         .summary
         .read()
         .map_err(|error| Halt::faulted(format!("the file $GITHUB_STEP_SUMMARY could not be read: {error}"), Fault::Environment))?;
-    *summary = course.output.masked(&String::from_utf8_lossy(&bytes));
-    if whole.is_err() {
+    let summary = course.output.masked(&String::from_utf8_lossy(&bytes));
+    let too_much = course.summary.len() + summary.len() > command_files::MAX_FILE;
+    if !too_much {
+        course.summary.push_str(&summary);
+    }
+    if whole.is_err() || too_much {
         let message = format!("the summary is longer than {} bytes; its end is left out", command_files::MAX_FILE);
         course.output.remark(AnnotationLevel::Warning, &message).await;
     }
     let paths = command_files::lines(&read(&course.files.path, "GITHUB_PATH")?).map_err(malformed("GITHUB_PATH"))?;
     let env = command_files::entries(&read(&course.files.env, "GITHUB_ENV")?).map_err(malformed("GITHUB_ENV"))?;
     let outputs = command_files::entries(&read(&course.files.output, "GITHUB_OUTPUT")?).map_err(malformed("GITHUB_OUTPUT"))?;
-    command_files::entries(&read(&course.files.state, "GITHUB_STATE")?).map_err(malformed("GITHUB_STATE"))?;
+    let states = command_files::entries(&read(&course.files.state, "GITHUB_STATE")?).map_err(malformed("GITHUB_STATE"))?;
     course.attempt.inherited.path.extend(paths);
     for (name, value) in env {
         match environment::refusal(&name) {
@@ -442,7 +439,7 @@ async fn absorb<A: AgentApi>(course: &mut Course<'_, A>, summary: &mut String) -
             }
         }
     }
-    Ok(outputs)
+    Ok(Left { outputs, states })
 }
 
 async fn finish<A: AgentApi>(
@@ -496,9 +493,4 @@ fn is_true(value: &Value) -> bool {
 
 fn invalid(step: &StepSpec, message: &dyn std::fmt::Display) -> Halt {
     Halt::invalid(format!("{}: step '{}': {message}", contexts::Place(&step.location), step.label()))
-}
-
-/// Whether the system view has this program.
-fn on_path(program: &str) -> bool {
-    ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|directory| std::path::Path::new(directory).join(program).exists())
 }

@@ -157,6 +157,11 @@ impl Workspace {
         Ok(())
     }
 
+    /// Where the changes of a layer go: a directory that the launcher makes and removes.
+    pub fn layer(&self, number: usize) -> PathBuf {
+        self.base.join(layer_name(number))
+    }
+
     fn area(&self) -> PathBuf {
         self.base.join("area")
     }
@@ -181,12 +186,23 @@ pub enum CloseError {
     Own(#[from] io::Error),
 }
 
+fn layer_name(number: usize) -> String {
+    format!("layer-{number}")
+}
+
 /// Removes an attempt's directories, one of an earlier agent included. Blocks.
 ///
 /// # Errors
 /// [`CloseError`].
 pub fn remove(launcher: &Launcher, base: &Path) -> Result<(), CloseError> {
     launcher.remove_area(&base.join("area"))?;
+    for number in 0.. {
+        let layer = base.join(layer_name(number));
+        if !layer.exists() {
+            break;
+        }
+        launcher.remove_area(&layer)?;
+    }
     match std::fs::remove_dir_all(base) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),

@@ -52,20 +52,40 @@ pub enum BlobError {
 #[derive(Clone, Debug)]
 pub struct Blobs {
     root: Arc<PathBuf>,
+    /// Further folders of blobs, which are only read.
+    others: Arc<Vec<PathBuf>>,
     parts: Arc<AtomicU64>,
+}
+
+/// Where a blob lies below a folder of blobs.
+pub fn path_below(root: &Path, digest: Digest) -> PathBuf {
+    let text = digest.to_string();
+    let hex = text.trim_start_matches("sha256:");
+    let (first, rest) = hex.split_at(2);
+    root.join("sha256").join(first).join(rest)
 }
 
 impl Blobs {
     /// Blobs below `root`, which is made when the first is written.
     pub fn new(root: PathBuf) -> Blobs {
-        Blobs { root: Arc::new(root), parts: Arc::default() }
+        Blobs { root: Arc::new(root), others: Arc::default(), parts: Arc::default() }
+    }
+
+    /// The same, with the blobs of further folders, which are only read.
+    #[must_use]
+    pub fn and_of(self, others: Vec<PathBuf>) -> Blobs {
+        Blobs { others: Arc::new(others), ..self }
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
-        let text = digest.to_string();
-        let hex = text.trim_start_matches("sha256:");
-        let (first, rest) = hex.split_at(2);
-        self.root.join("sha256").join(first).join(rest)
+        path_below(&self.root, digest)
+    }
+
+    /// Where it is, here or elsewhere; where it would be when it is nowhere.
+    fn present(&self, digest: Digest) -> PathBuf {
+        let elsewhere = || self.others.iter().map(|other| path_below(other, digest)).find(|path| path.exists());
+        let own = self.path(digest);
+        if own.exists() { own } else { elsewhere().unwrap_or(own) }
     }
 
     /// Which of these are not there, in the order asked.
@@ -74,7 +94,7 @@ impl Blobs {
     /// [`BlobError::Thread`].
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
         let blobs = self.clone();
-        let look = move || digests.into_iter().filter(|digest| !blobs.path(*digest).exists()).collect();
+        let look = move || digests.into_iter().filter(|digest| !blobs.present(*digest).exists()).collect();
         tokio::task::spawn_blocking(look).await.map_err(|_| BlobError::Thread)
     }
 
@@ -138,13 +158,13 @@ impl Blobs {
         digest: Digest,
         offset: u64,
     ) -> Result<impl Stream<Item = Result<Vec<u8>, BlobError>> + Send + use<>, BlobError> {
-        let path = self.path(digest);
-        let file = tokio::task::spawn_blocking(move || File::open(path)).await.map_err(|_| BlobError::Thread)?.map_err(|source| {
-            match source.kind() {
+        let blobs = self.clone();
+        let file = tokio::task::spawn_blocking(move || File::open(blobs.present(digest))).await.map_err(|_| BlobError::Thread)?.map_err(
+            |source| match source.kind() {
                 ErrorKind::NotFound => BlobError::Missing(digest),
                 _ => BlobError::Disk { act: "open", digest, source },
-            }
-        })?;
+            },
+        )?;
         let (pieces, arrived) = mpsc::channel(4);
         // Ends by itself: at the end of the blob, or when nobody reads any more.
         drop(tokio::task::spawn_blocking(move || read_all(file, digest, offset, &pieces)));

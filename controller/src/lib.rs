@@ -12,12 +12,16 @@
 //! # Entry points
 //! [`service::Service::open`] is a controller; [`listen::serve`] offers it to other processes.
 
+pub mod artifacts;
 pub mod blobs;
+pub mod caches;
 pub mod core;
 pub mod identity;
 pub mod listen;
 pub mod logs;
+pub mod mirror;
 pub mod policy;
+mod records;
 pub mod secrets;
 pub mod service;
 pub mod store;

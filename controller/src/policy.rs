@@ -18,17 +18,36 @@ use std::collections::BTreeSet;
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::JobKey;
-use caisson_model::policy::{Destination, Egress, Grant, Identity, Limits, Preset};
-use caisson_model::step::{Action, Location, StepSpec, Template};
+use caisson_model::policy::{self as model, Destination, Egress, Grant, Identity, Preset};
+use caisson_model::run::Submission;
+use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
 
+use crate::mirror::{Mirror, References};
 use crate::policy::install::Reading;
 use crate::policy::permissions::Permissions;
 pub use crate::policy::rules::Rules;
 use crate::policy::rules::{StepRule, StepSubject};
 
 /// Actions that need the package index themselves: a Python without pip gets it from there.
-const INSTALLING_ACTIONS: [&str; 1] = ["actions/setup-python"];
+const INSTALLING_ACTIONS: [&str; 2] = ["actions/setup-python", "astral-sh/setup-uv"];
+
+/// Plans a submission with what it may refer to, and admits the plan. `known` are the names of the secrets that can be opened.
+///
+/// # Errors
+/// All findings, warnings among them, when at least one is an error.
+pub fn plan(submission: &Submission, rules: &Rules, mirror: &Mirror, known: &BTreeSet<String>) -> Result<Plan, Vec<Diagnostic>> {
+    admit(planned(submission, rules, mirror)?, rules, known)
+}
+
+/// The plan alone, with closed grants.
+///
+/// # Errors
+/// As [`plan`].
+pub fn planned(submission: &Submission, rules: &Rules, mirror: &Mirror) -> Result<Plan, Vec<Diagnostic>> {
+    let references = References { files: &submission.files, mirror, rules };
+    caisson_workflow::plan_with(&submission.text, &submission.file, submission, &rules.workflow_limits(), &references)
+}
 
 /// Writes every step's grant, or refuses the plan. `known` are the names of the secrets that can be opened.
 ///
@@ -49,7 +68,7 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
         for step in &mut job.steps {
-            step.grant = admission.grant([&workflow, &file], key, step, &inherited);
+            admission.step([&workflow, &file], key, step, &inherited);
         }
     });
     if let Some(bound) = &rules.workflow.permissions {
@@ -76,6 +95,12 @@ fn inherited(job: &PlannedJob) -> BTreeSet<String> {
     secrets(job.workflow_env.iter().chain(&job.env).map(|(_, value)| value.0.as_str()))
 }
 
+/// What rules may call a step: its id and its name.
+fn names_of(step: &StepSpec) -> Vec<String> {
+    let label = step.name.as_ref().map_or_else(|| step.label(), |name| name.0.clone());
+    vec![step.id.clone().unwrap_or_default(), label]
+}
+
 /// Secrets that the step itself names.
 fn own(step: &StepSpec) -> BTreeSet<String> {
     let template = |template: &Template| template.0.clone();
@@ -86,7 +111,10 @@ fn own(step: &StepSpec) -> BTreeSet<String> {
         Action::Run { script, shell, working_directory } => {
             texts.extend([script].into_iter().chain(shell).chain(working_directory).map(template));
         }
-        Action::Uses { with, .. } => texts.extend(with.iter().map(|(_, value)| template(value))),
+        Action::Uses { with, .. } | Action::Composite(Composite { with, .. }) | Action::Node(NodeAction { with, .. }) => {
+            texts.extend(with.iter().map(|(_, value)| template(value)));
+        }
+        Action::NoOp { .. } => {}
     }
     secrets(texts.iter().map(String::as_str))
 }
@@ -104,21 +132,67 @@ fn secrets<'t>(texts: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
 }
 
 impl Admission<'_> {
-    fn grant(&mut self, workflow: [&str; 2], job: &JobKey, step: &StepSpec, inherited: &BTreeSet<String>) -> Grant {
-        let label = step.name.as_ref().map_or_else(|| step.label(), |name| name.0.clone());
-        let subject = StepSubject { workflow, job: &job.0, step: [step.id.as_deref().unwrap_or_default(), &label] };
-        let rule = self.rules.for_step(&subject);
+    /// Grants a step of a job, and the steps of the action that it uses.
+    fn step(&mut self, workflow: [&str; 2], job: &JobKey, step: &mut StepSpec, inherited: &BTreeSet<String>) {
         let construct = format!("jobs.{job}.steps[{}]", step.index.0);
         let own = own(step);
-        let (default, default_reason) = self.default_presets(step, &own, &construct);
-        let installs = !default.is_empty();
+        let names = names_of(step);
+        let mut installs = false;
+        if let Action::Composite(composite) = &mut step.action {
+            installs = self.inner(workflow, job, composite, &names, &own, &construct);
+        }
+        step.grant = self.grant(workflow, job, step, &names, inherited, &own, &construct, installs);
+    }
+
+    /// Grants the steps of an action. They have no secrets of their own: what the outer step hands over is in their environment.
+    /// Whether one of them reaches the package index by default.
+    fn inner(
+        &mut self,
+        workflow: [&str; 2],
+        job: &JobKey,
+        composite: &mut Composite,
+        outer: &[String],
+        own: &BTreeSet<String>,
+        construct: &str,
+    ) -> bool {
+        let mut installs = false;
+        for step in &mut composite.steps {
+            let construct = format!("{construct}.steps[{}]", step.index.0);
+            let mut names = outer.to_vec();
+            names.extend(names_of(step));
+            if let Action::Composite(composite) = &mut step.action {
+                installs |= self.inner(workflow, job, composite, &names, own, &construct);
+            }
+            let grant = self.grant(workflow, job, step, &names, &BTreeSet::new(), own, &construct, false);
+            installs |= grant.egress.reason.starts_with("default: ");
+            step.grant = Grant { secrets: Vec::new(), ..grant };
+        }
+        installs
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn grant(
+        &mut self,
+        workflow: [&str; 2],
+        job: &JobKey,
+        step: &StepSpec,
+        names: &[String],
+        inherited: &BTreeSet<String>,
+        own: &BTreeSet<String>,
+        construct: &str,
+        installs: bool,
+    ) -> Grant {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let rule = self.rules.for_step(&StepSubject { workflow, job: &job.0, step: &names });
+        let (default, default_reason) = self.default_presets(step, own, construct);
+        let installs = installs || !default.is_empty();
 
         // What strangers' code could carry away is not there when it can reach the network by default.
         let asked: BTreeSet<String> = match (&rule.secrets, installs) {
-            (None, true) => own,
+            (None, true) => own.clone(),
             _ => own.union(inherited).cloned().chain(step.grant.secrets.iter().cloned()).collect(),
         };
-        let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, &construct)).collect();
+        let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, construct)).collect();
         Grant {
             egress: self.egress(&rule, default, default_reason),
             secrets,
@@ -134,7 +208,7 @@ impl Admission<'_> {
         let Some(preset) = self.rules.network.install.preset() else { return closed };
         let reason = match &step.action {
             Action::Uses { action, .. } if INSTALLING_ACTIONS.contains(&action.as_str()) => format!("default: {action}"),
-            Action::Uses { .. } => return closed,
+            Action::Uses { .. } | Action::NoOp { .. } | Action::Composite(_) | Action::Node(_) => return closed,
             Action::Run { script, shell, .. } => match install::read(&script.0, shell.as_ref().map(|shell| shell.0.as_str())) {
                 Reading::Installs => "default: installs packages".to_owned(),
                 Reading::Other => return closed,
@@ -210,9 +284,9 @@ impl Admission<'_> {
         }
     }
 
-    fn limits(&self, rule: &StepRule) -> Limits {
+    fn limits(&self, rule: &StepRule) -> model::Limits {
         let bounds = &self.rules.limits;
-        Limits {
+        model::Limits {
             memory_bytes: rule.memory.or(bounds.memory).map(|size| size.0),
             cpu_milli: rule.cpus.or(bounds.cpus).map(|cores| cores.0),
             cpu_weight: rule.cpu_weight.or(bounds.cpu_weight).map(|weight| weight.0),

@@ -4,6 +4,7 @@ mod agent;
 mod client;
 mod feeds;
 mod intake;
+mod keeping;
 mod owner;
 
 use std::fs::{self, File, TryLockError};
@@ -16,10 +17,13 @@ use caisson_proto::api::ApiError;
 use indexmap::IndexMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::artifacts::Artifacts;
 use crate::blobs::{BlobError, Blobs};
+use crate::caches::{self, Caches};
 use crate::core::engine::Engine;
 use crate::core::event::{Answer, Event, Refusal, Timing};
 use crate::logs::{LogError, Logs};
+use crate::mirror;
 use crate::policy::Rules;
 use crate::secrets::Secrets;
 use crate::service::feeds::Feeds;
@@ -46,13 +50,15 @@ pub struct Options {
     pub secrets: Secrets,
     /// How long things may take.
     pub timing: Timing,
+    /// The mirror of actions, read anew for every submission; `None` for an empty one.
+    pub mirror: Option<PathBuf>,
 }
 
 impl Options {
     /// A controller whose journal is a SQLite database in `data_dir`, with the default rules and no secrets.
     pub fn new(data_dir: PathBuf) -> Options {
         let store = Place::Sqlite(data_dir.join("journal.sqlite"));
-        Options { store, data_dir, rules: Rules::default(), secrets: Secrets::default(), timing: Timing::default() }
+        Options { store, data_dir, rules: Rules::default(), secrets: Secrets::default(), timing: Timing::default(), mirror: None }
     }
 }
 
@@ -89,6 +95,9 @@ struct Inner {
     holds: Holds,
     logs: Logs,
     blobs: Blobs,
+    artifacts: Artifacts,
+    caches: Caches,
+    mirror: Option<PathBuf>,
     rules: Rules,
     secrets: Secrets,
     closing: watch::Sender<bool>,
@@ -149,7 +158,7 @@ impl Service {
     /// # Errors
     /// [`OpenError`]; nothing was started then.
     pub async fn open(options: Options) -> Result<Service, OpenError> {
-        let Options { store, data_dir, rules, secrets, timing } = options;
+        let Options { store, data_dir, rules, secrets, timing, mirror } = options;
         let folder = data_dir.clone();
         let prepare = move || -> Result<(File, Opened), OpenError> {
             let failed = |error| OpenError::Folder(folder.clone(), error);
@@ -192,9 +201,12 @@ impl Service {
         };
         // Ends on `close`, or when the last sender is dropped; `close` waits for it.
         drop(tokio::spawn(owner.run(first)));
-        let blobs = Blobs::new(data_dir.join("blobs"));
+        let blobs = Blobs::new(data_dir.join("blobs")).and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect());
+        let artifacts = Artifacts::new(data_dir.join("artifacts"));
+        let caches = Caches::new(data_dir.join("caches"), caches::MOST_BYTES);
         let closing = watch::Sender::new(false);
-        let inner = Inner { commands, archive: opened.archive, feeds, holds, logs, blobs, rules, secrets, closing };
+        let inner =
+            Inner { commands, archive: opened.archive, feeds, holds, logs, blobs, artifacts, caches, mirror, rules, secrets, closing };
         Ok(Service { inner: Arc::new(inner) })
     }
 

@@ -21,6 +21,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use caisson_model::agent::{AgentView, Cordon, Hello};
+use caisson_model::artifact::{Artifact, Clash, Kept};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::diagnostic::Diagnostic;
 use caisson_model::id::{AgentName, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
@@ -91,7 +93,7 @@ impl fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
-/// Blobs by digest: source trees, later artifacts and caches. Shared by agents and clients.
+/// Blobs by digest: source trees, artifacts, caches and actions. Shared by agents and clients.
 pub trait BlobApi: Send + Sync + 'static {
     /// Which of these the controller does not have, in the order asked.
     fn find_missing_blobs(&self, digests: Vec<Digest>) -> impl Future<Output = Result<Vec<Digest>, ApiError>> + Send;
@@ -133,6 +135,21 @@ pub trait AgentApi: BlobApi {
 
     /// Gives the attempt back unfinished, for a reason that is not the job's own: it is queued again at no cost to a user's retries.
     fn return_attempt(&self, hold: Hold, reason: String) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Keeps an artifact of the run whose blob was put before. Repeating the same call succeeds.
+    fn keep_artifact(&self, hold: Hold, artifact: Artifact, clash: Clash) -> impl Future<Output = Result<Kept, ApiError>> + Send;
+
+    /// The artifacts of the run, by name.
+    fn list_artifacts(&self, hold: Hold) -> impl Future<Output = Result<Vec<Artifact>, ApiError>> + Send;
+
+    /// Forgets an artifact of the run. One that is not there is no error.
+    fn drop_artifact(&self, hold: Hold, name: String) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// The entry that fits best of those that the run's repository and trust may read.
+    fn find_cache(&self, hold: Hold, query: CacheQuery) -> impl Future<Output = Result<Option<CacheEntry>, ApiError>> + Send;
+
+    /// Saves an entry whose blob was put before, unless there is one of its key.
+    fn save_cache(&self, hold: Hold, entry: CacheEntry) -> impl Future<Output = Result<Saved, ApiError>> + Send;
 }
 
 /// A run with its jobs and steps.
@@ -192,4 +209,7 @@ pub trait ClientApi: BlobApi {
 
     /// Ends an agent's session at once and gives its attempts to others; its sessions are refused from now on.
     fn revoke_agent(&self, agent: AgentName) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// What the run's jobs kept, by name; the content is a blob.
+    fn artifacts(&self, run: RunId) -> impl Future<Output = Result<Vec<Artifact>, ApiError>> + Send;
 }

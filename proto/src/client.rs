@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use caisson_model::agent::{AgentView, Cordon, Hello};
+use caisson_model::artifact::{Artifact, Clash, Kept};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AgentName, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
@@ -23,7 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use crate::api::{AgentApi, Answers, ApiError, BlobApi, ClientApi, Messages, RunDetail, Submitted};
-use crate::convert::{Cross, Malformed, field, required};
+use crate::convert::{Cross, Malformed, field, keep, required};
 use crate::status::{MAX_HEADERS, MAX_MESSAGE, api_error};
 use crate::tls::{self, Tls};
 use crate::wire;
@@ -274,6 +276,36 @@ impl AgentApi for Client {
         self.agent.clone().return_attempt(request).await.map_err(api_error)?;
         Ok(())
     }
+
+    async fn keep_artifact(&self, hold: Hold, artifact: Artifact, clash: Clash) -> Result<Kept, ApiError> {
+        let request = wire::KeepArtifactRequest { hold: Some(hold.out()), artifact: Some(artifact.out()), clash: clash.out() };
+        let answer = self.agent.clone().keep_artifact(call(request)).await.map_err(api_error)?.into_inner();
+        field(answer.kept, "kept").map_err(malformed)
+    }
+
+    async fn list_artifacts(&self, hold: Hold) -> Result<Vec<Artifact>, ApiError> {
+        let request = call(wire::ListArtifactsRequest { hold: Some(hold.out()) });
+        let answer = self.agent.clone().list_artifacts(request).await.map_err(api_error)?.into_inner();
+        field(answer.artifacts, "artifacts").map_err(malformed)
+    }
+
+    async fn drop_artifact(&self, hold: Hold, name: String) -> Result<(), ApiError> {
+        let request = call(wire::DropArtifactRequest { hold: Some(hold.out()), name });
+        self.agent.clone().drop_artifact(request).await.map_err(api_error)?;
+        Ok(())
+    }
+
+    async fn find_cache(&self, hold: Hold, query: CacheQuery) -> Result<Option<CacheEntry>, ApiError> {
+        let request = call(wire::FindCacheRequest { hold: Some(hold.out()), keys: query.keys, version: query.version });
+        let answer = self.agent.clone().find_cache(request).await.map_err(api_error)?.into_inner();
+        keep::optional(answer.entry, "entry").map_err(malformed)
+    }
+
+    async fn save_cache(&self, hold: Hold, entry: CacheEntry) -> Result<Saved, ApiError> {
+        let request = call(wire::SaveCacheRequest { hold: Some(hold.out()), entry: Some(entry.out()) });
+        let answer = self.agent.clone().save_cache(request).await.map_err(api_error)?.into_inner();
+        field(answer.saved, "saved").map_err(malformed)
+    }
 }
 
 impl ClientApi for Client {
@@ -310,6 +342,12 @@ impl ClientApi for Client {
     async fn explain(&self, run: RunId) -> Result<Vec<Explanation>, ApiError> {
         let answer = self.client.clone().explain(call(wire::ExplainRequest { run: run.out() })).await.map_err(api_error)?.into_inner();
         field(answer.explanations, "explanations").map_err(malformed)
+    }
+
+    async fn artifacts(&self, run: RunId) -> Result<Vec<Artifact>, ApiError> {
+        let request = call(wire::RunArtifactsRequest { run: run.out() });
+        let answer = self.client.clone().run_artifacts(request).await.map_err(api_error)?.into_inner();
+        field(answer.artifacts, "artifacts").map_err(malformed)
     }
 
     async fn rerun(&self, run: RunId, scope: RerunScope) -> Result<RunId, ApiError> {

@@ -6,6 +6,7 @@
 mod agent;
 mod fleet;
 mod job;
+pub(crate) mod keep;
 mod outcome;
 #[cfg(test)]
 mod round_trip;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use caisson_model::agent::Cordon;
+use caisson_model::cache::CacheQuery;
 use caisson_model::id::{AgentName, Digest, Hold, StepIndex};
 use caisson_model::lease::{AgentMessage, Completion, StepReport};
 use caisson_model::log::{LogKey, LogPush, LogSeal};
@@ -327,6 +328,44 @@ impl<D: Door> Agent for Server<D> {
         api.return_attempt(hold(request.hold)?, request.reason).await.map_err(status)?;
         Ok(Response::new(wire::ReturnAttemptAnswer {}))
     }
+
+    async fn keep_artifact(&self, request: Request<wire::KeepArtifactRequest>) -> Result<Response<wire::KeepArtifactAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let request = request.into_inner();
+        let artifact = required(request.artifact, "artifact").map_err(invalid)?;
+        let clash = field(request.clash, "clash").map_err(invalid)?;
+        let kept = api.keep_artifact(hold(request.hold)?, artifact, clash).await.map_err(status)?;
+        Ok(Response::new(wire::KeepArtifactAnswer { kept: kept.out() }))
+    }
+
+    async fn list_artifacts(&self, request: Request<wire::ListArtifactsRequest>) -> Result<Response<wire::ListArtifactsAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let artifacts = api.list_artifacts(hold(request.into_inner().hold)?).await.map_err(status)?;
+        Ok(Response::new(wire::ListArtifactsAnswer { artifacts: artifacts.out() }))
+    }
+
+    async fn drop_artifact(&self, request: Request<wire::DropArtifactRequest>) -> Result<Response<wire::DropArtifactAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let request = request.into_inner();
+        api.drop_artifact(hold(request.hold)?, request.name).await.map_err(status)?;
+        Ok(Response::new(wire::DropArtifactAnswer {}))
+    }
+
+    async fn find_cache(&self, request: Request<wire::FindCacheRequest>) -> Result<Response<wire::FindCacheAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let request = request.into_inner();
+        let query = CacheQuery { keys: request.keys, version: request.version };
+        let entry = api.find_cache(hold(request.hold)?, query).await.map_err(status)?;
+        Ok(Response::new(wire::FindCacheAnswer { entry: entry.map(Cross::out) }))
+    }
+
+    async fn save_cache(&self, request: Request<wire::SaveCacheRequest>) -> Result<Response<wire::SaveCacheAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let request = request.into_inner();
+        let entry = required(request.entry, "entry").map_err(invalid)?;
+        let saved = api.save_cache(hold(request.hold)?, entry).await.map_err(status)?;
+        Ok(Response::new(wire::SaveCacheAnswer { saved: saved.out() }))
+    }
 }
 
 #[tonic::async_trait]
@@ -428,6 +467,12 @@ impl<D: Door> Client for Server<D> {
         let api = self.enter(&request).await?;
         let explanations = api.explain(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
         Ok(Response::new(wire::ExplainAnswer { explanations: explanations.out() }))
+    }
+
+    async fn run_artifacts(&self, request: Request<wire::RunArtifactsRequest>) -> Result<Response<wire::RunArtifactsAnswer>, Status> {
+        let api = self.enter(&request).await?;
+        let artifacts = api.artifacts(field(request.into_inner().run, "run").map_err(invalid)?).await.map_err(status)?;
+        Ok(Response::new(wire::RunArtifactsAnswer { artifacts: artifacts.out() }))
     }
 
     async fn rerun(&self, request: Request<wire::RerunRequest>) -> Result<Response<wire::RerunAnswer>, Status> {

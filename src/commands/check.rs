@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 
+use caisson_controller::mirror::References;
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use serde_json::{Value, json};
 
 use crate::cli;
 use crate::commands::surroundings;
-use crate::config::Places;
+use crate::config::{Config, Flags};
 use crate::report::{self, Exit, Failure};
 use crate::selection::{self, WorkflowFile};
-use crate::{policy_file, sarif};
+use crate::{mirror, policy_file, sarif};
 
 /// What was found in one file.
 struct Checked {
@@ -27,11 +28,12 @@ impl Checked {
 /// Checks every workflow and says what is wrong.
 pub(crate) fn run(arguments: &cli::Check) -> Result<Exit, Failure> {
     let (environment, root) = surroundings();
-    let places = Places::of(&environment, root)?;
+    let config = Config::settle(&environment, root, Flags::default())?;
     let checkout = selection::checkout(&arguments.directory)?;
-    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&checkout), &places)?;
+    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&checkout), &config.places)?;
     policy.warning.iter().for_each(|warning| report::warn(warning));
-    let (limits, library) = (policy.rules.workflow_limits(), selection::library(&checkout));
+    let (limits, files, mirror) = (policy.rules.workflow_limits(), selection::library(&checkout), mirror::read(&config)?);
+    let library = References { files: &files, mirror: &mirror, rules: &policy.rules };
     let checked: Vec<Checked> = selection::files(&checkout, &arguments.workflows)?
         .into_iter()
         .map(|WorkflowFile { file, text }| {

@@ -19,6 +19,7 @@ use crate::controller_config::Settled;
 use crate::embedded;
 use crate::follow::Interrupts;
 use crate::given::{self, Case};
+use crate::mirror;
 use crate::policy_file;
 use crate::report::{self, Exit, Explained, Failure};
 use crate::sandboxing;
@@ -56,7 +57,8 @@ pub(crate) fn run(arguments: fleet::Controller) -> Result<Exit, Failure> {
     let state = State::of_directory(&config.state_dir.value)?;
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
-    runtime.block_on(serve(&arguments, &settled, &state, policy.rules, secrets))
+    let mirror = mirror::folder(&config);
+    runtime.block_on(serve(&arguments, &settled, &state, mirror, policy.rules, secrets))
 }
 
 /// The address first: a refused one must not have opened a journal.
@@ -77,12 +79,13 @@ async fn serve(
     arguments: &fleet::Controller,
     settled: &Settled,
     state: &State,
+    mirror: PathBuf,
     rules: Rules,
     secrets: Vec<(String, SecretValue)>,
 ) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
     let listener = bind(settled, arguments.plain, directory(&state.controller)).await?;
-    let service = embedded::controller(state.controller.clone(), rules, Secrets::new(vec![Box::new(Given::new(secrets))])).await?;
+    let service = embedded::controller(state.controller.clone(), mirror, rules, Secrets::new(vec![Box::new(Given::new(secrets))])).await?;
     // The one line on standard output, for whoever starts it from a script.
     let printed = report::print(&format!("{}\n", listener.url()));
     if printed != Exit::PASSED {

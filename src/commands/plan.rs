@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use caisson_controller::mirror::References;
 use caisson_controller::policy;
 use caisson_model::diagnostic::{Diagnostic, Severity};
 use caisson_model::id::JobKey;
 use caisson_model::policy::{Grant, Identity, Preset};
-use caisson_model::step::{Action, StepSpec};
+use caisson_model::step::{Action, Composite, NodeAction, StepSpec};
 use caisson_workflow::{Plan, PlannedJob, Preview};
 use console::style;
 use serde_json::{Value, json};
@@ -15,9 +16,9 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::commands::check::finding_json;
 use crate::commands::surroundings;
-use crate::config::Places;
+use crate::config::{Config, Flags};
 use crate::report::{self, Exit, Failure};
-use crate::{policy_file, selection};
+use crate::{mirror, policy_file, selection};
 
 /// One workflow as far as it can be planned, and all that is to be said about it.
 struct Outlined {
@@ -36,16 +37,17 @@ impl Outlined {
 /// Plans and shows.
 pub(crate) fn run(arguments: &cli::Plan) -> Result<Exit, Failure> {
     let (environment, root) = surroundings();
-    let places = Places::of(&environment, root)?;
+    let config = Config::settle(&environment, root, Flags::default())?;
+    let mirror = mirror::read(&config)?;
     let (checkout, submissions) = selection::every(&arguments.selection, &environment)?;
-    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&checkout), &places)?;
+    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&checkout), &config.places)?;
     policy.warning.iter().for_each(|warning| report::warn(warning));
     let limits = policy.rules.workflow_limits();
     let outlined: Vec<Outlined> = submissions
         .into_iter()
         .map(|submission| {
-            let (plan, mut findings) =
-                caisson_workflow::outline(&submission.text, &submission.file, &submission, &limits, &submission.files);
+            let references = References { files: &submission.files, mirror: &mirror, rules: &policy.rules };
+            let (plan, mut findings) = caisson_workflow::outline(&submission.text, &submission.file, &submission, &limits, &references);
             let plan = plan.map(|plan| {
                 let asked: BTreeSet<String> =
                     plan.all_jobs().into_iter().flat_map(|(_, job)| &job.steps).flat_map(|step| step.grant.secrets.clone()).collect();
@@ -120,14 +122,22 @@ fn show_jobs(jobs: &[PlannedJob], plan: &Plan, indent: usize, text: &mut String)
             let _ = writeln!(text, "{space}    calls {}", call.file);
             show_jobs(&call.jobs, plan, indent + 4, text);
         }
-        for step in &job.steps {
-            let grants = granted(&step.grant);
-            let label = step.name.as_ref().map_or_else(|| step.label(), |name| name.0.clone());
-            let label = label.lines().next().unwrap_or_default();
-            let _ = match grants.is_empty() {
-                true => writeln!(text, "{space}  {}", place(step, label)),
-                false => writeln!(text, "{space}  {}\n{space}      may: {}", place(step, label), grants.join("; ")),
-            };
+        show_steps(&job.steps, indent + 2, text);
+    }
+}
+
+fn show_steps(steps: &[StepSpec], indent: usize, text: &mut String) {
+    let space = " ".repeat(indent);
+    for step in steps {
+        let grants = granted(&step.grant);
+        let label = step.name.as_ref().map_or_else(|| step.label(), |name| name.0.clone());
+        let label = label.lines().next().unwrap_or_default();
+        let _ = match grants.is_empty() {
+            true => writeln!(text, "{space}{}", place(step, label)),
+            false => writeln!(text, "{space}{}\n{space}    may: {}", place(step, label), grants.join("; ")),
+        };
+        if let Action::Composite(composite) = &step.action {
+            show_steps(&composite.steps, indent + 2, text);
         }
     }
 }
@@ -274,7 +284,8 @@ fn job_json(job: &PlannedJob, round: usize, plan: &Plan) -> Value {
 
 fn step_json(step: &StepSpec) -> Value {
     let uses = match &step.action {
-        Action::Uses { action, version, .. } => Some(format!("{action}@{version}")),
+        Action::Uses { action, version, .. } | Action::NoOp { action, version, .. } => Some(format!("{action}@{version}")),
+        Action::Composite(Composite { uses, .. }) | Action::Node(NodeAction { uses, .. }) => Some(uses.clone()),
         _ => None,
     };
     json!({

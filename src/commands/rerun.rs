@@ -7,6 +7,7 @@ use caisson_model::run::RerunScope;
 use caisson_proto::api::ClientApi;
 use serde_json::json;
 
+use crate::artifacts::Destination;
 use crate::cli::fleet;
 use crate::commands::runtime;
 use crate::embedded::CallError;
@@ -38,7 +39,7 @@ async fn again(arguments: &fleet::Rerun, way: &Way) -> Result<Exit, Failure> {
         return Ok(report::print(&text));
     }
     let mut view = view::of(&arguments.output);
-    match follow::follow(Arc::new(client), &[new], view.as_mut(), &mut interrupts, std::future::pending()).await? {
+    match follow::follow(Arc::new(client), &[new], view.as_mut(), &mut interrupts, std::future::pending(), &Destination::Nowhere).await? {
         Followed::Ended(exit) => Ok(exit),
         Followed::Killed => Ok(Exit::CANCELLED),
     }

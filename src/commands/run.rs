@@ -1,6 +1,7 @@
 //! `caisson run`: the workflows of a checkout, with a controller and an agent in this process.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use caisson_controller::policy::Rules;
@@ -11,6 +12,7 @@ use caisson_model::run::Submission;
 use caisson_model::secret::SecretValue;
 use caisson_sandbox::launcher::Launcher;
 
+use crate::artifacts::Destination;
 use crate::cli::{self, Output};
 use crate::commands::{runtime, surroundings};
 use crate::config::{Config, Environment, Flags};
@@ -20,7 +22,7 @@ use crate::given::{self, Case};
 use crate::report::{self, Exit, Failure};
 use crate::source::{self, Snapshot};
 use crate::state::State;
-use crate::{machine, plans, policy_file, sandboxing, selection, view};
+use crate::{machine, mirror, plans, policy_file, sandboxing, selection, view};
 
 /// Sandboxes kept ready: steps follow each other at once.
 const WARM: usize = 2;
@@ -29,12 +31,14 @@ const WARM: usize = 2;
 struct Prepared {
     submissions: Vec<Submission>,
     snapshot: Snapshot,
+    mirror: PathBuf,
     state: State,
     rules: Rules,
     secrets: Vec<(String, SecretValue)>,
     setup: AgentSetup,
     launcher: Launcher,
     output: Output,
+    artifacts: Destination,
 }
 
 /// Runs.
@@ -63,7 +67,7 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     policy.warning.iter().for_each(|warning| report::warn(warning));
     // All of them before the first is submitted: a command either runs everything that it names or nothing.
     let known: BTreeSet<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
-    plans::admit(&chosen.submissions, &policy.rules, Some(&known))?;
+    plans::admit(&chosen.submissions, &policy.rules, &mirror::read(config)?, Some(&known))?;
     let state = State::of_checkout(&config.state_dir.value, &chosen.checkout)?;
     state.prune()?;
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
@@ -72,14 +76,30 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     machine::indexes(&mut host, &arguments.indexes)?;
     let setup = AgentSetup { name: "local".to_owned(), slots: config.slots(), labels: Vec::new(), state_dir: state.agent.clone(), host };
     let submissions = chosen.submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
-    Ok(Prepared { submissions, snapshot, state, rules: policy.rules, secrets, setup, launcher, output: arguments.output })
+    let mirror = mirror::folder(config);
+    let artifacts = match arguments.artifacts {
+        Some(directory) => Destination::Named(directory),
+        None => Destination::ByRun(state.artifacts.clone()),
+    };
+    Ok(Prepared {
+        submissions,
+        snapshot,
+        mirror,
+        state,
+        rules: policy.rules,
+        secrets,
+        setup,
+        launcher,
+        output: arguments.output,
+        artifacts,
+    })
 }
 
 async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
-    let Prepared { submissions, snapshot, state, rules, secrets, setup, launcher, output } = prepared;
+    let Prepared { submissions, snapshot, mirror, state, rules, secrets, setup, launcher, output, artifacts } = prepared;
     let mut interrupts = Interrupts::catch()?;
     let secrets = Secrets::new(vec![Box::new(Given::new(secrets))]);
-    let service = embedded::controller(state.controller.clone(), rules, secrets).await?;
+    let service = embedded::controller(state.controller.clone(), mirror, rules, secrets).await?;
     embedded::forget_earlier_runs(&service).await?;
     embedded::put(&service, snapshot).await?;
     let mut runs: Vec<RunId> = Vec::new();
@@ -92,7 +112,7 @@ async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
     }
     let mut agent = RunningAgent::start(service.clone(), launcher, setup);
     let mut view = view::of(&output);
-    let followed = follow::follow(Arc::new(service.clone()), &runs, view.as_mut(), &mut interrupts, agent.ended()).await;
+    let followed = follow::follow(Arc::new(service.clone()), &runs, view.as_mut(), &mut interrupts, agent.ended(), &artifacts).await;
     match followed {
         Ok(Followed::Ended(exit)) => {
             let left = agent.leave().await;

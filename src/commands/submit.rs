@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use caisson_model::run::Submission;
 
+use crate::artifacts::Destination;
 use crate::cli;
 use crate::commands::{runtime, surroundings};
 use crate::config::Places;
@@ -51,7 +52,8 @@ async fn hand_in(arguments: &cli::Submit, way: &Way, chosen: Chosen, snapshot: S
     let runs: Vec<_> = runs.into_iter().map(|(run, _)| run).collect();
     let mut view = view::of(&arguments.output);
     let broken = std::future::pending();
-    match follow::follow(Arc::new(client), &runs, view.as_mut(), &mut interrupts, broken).await? {
+    let artifacts = arguments.artifacts.clone().map_or(Destination::Nowhere, Destination::Named);
+    match follow::follow(Arc::new(client), &runs, view.as_mut(), &mut interrupts, broken, &artifacts).await? {
         Followed::Ended(exit) => Ok(exit),
         Followed::Killed => Ok(Exit::CANCELLED),
     }

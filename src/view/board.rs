@@ -8,6 +8,7 @@ use caisson_model::outcome::{Annotation, EgressEntry, Fault, Outcome, Verdict};
 use caisson_model::run::{JobView, RunEvent, RunState, RunView, StepView};
 use caisson_model::time::Timestamp;
 
+use crate::artifacts::Fetched;
 use crate::report::Exit;
 use crate::view::news::News;
 
@@ -16,6 +17,8 @@ use crate::view::news::News;
 pub(crate) struct Board {
     /// By number.
     pub(crate) runs: BTreeMap<RunId, RunEntry>,
+    /// What their jobs kept; known at the end.
+    pub(crate) artifacts: Vec<Fetched>,
 }
 
 /// A run.

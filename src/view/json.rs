@@ -10,6 +10,7 @@ use caisson_model::run::{JobView, RunEvent, RunState, RunView, StepState, StepVi
 use caisson_model::time::Timestamp;
 use serde_json::{Value, json};
 
+use crate::artifacts::Fetched;
 use crate::view::board::Board;
 use crate::view::news::News;
 use crate::view::screen::View;
@@ -126,6 +127,18 @@ impl<W: Write> View for Json<W> {
     }
 
     fn finish(&mut self, board: &Board) -> io::Result<()> {
+        for Fetched { run, artifact, path } in &board.artifacts {
+            self.line(&json!({
+                "type": "artifact",
+                "run": run,
+                "job": artifact.job.to_string(),
+                "name": artifact.name,
+                "path": path,
+                "files": artifact.files,
+                "bytes": artifact.bytes,
+                "digest": artifact.digest.to_string(),
+            }))?;
+        }
         let mut runs: Vec<_> = board.runs.values().map(|run| (run.exit(), run)).collect();
         // The worst stands last, and is what a reader of one line needs.
         runs.sort_by(|(a, _), (b, _)| match (a == b, a.worst(*b) == *a) {

@@ -7,6 +7,7 @@ use caisson_model::outcome::{AnnotationLevel, Bytes, Outcome, Verdict};
 use caisson_model::run::JobState;
 use console::{Alignment, Style};
 
+use crate::artifacts::Fetched;
 use crate::clock;
 use crate::quantity;
 use crate::view::board::{Board, JobEntry, StepEntry, target};
@@ -38,6 +39,7 @@ pub(crate) fn render(board: &Board, colours: bool) -> String {
     painter.annotations(&mut out);
     painter.protections(&mut out);
     painter.notes_of_steps(&mut out);
+    painter.artifacts(&mut out);
     painter.verdict(&mut out);
     out
 }
@@ -130,6 +132,21 @@ impl Painter<'_> {
             let line = line.trim_end();
             let line = if number == 0 { self.style(Style::new().dim()).apply_to(line).to_string() } else { line.to_owned() };
             let _ = writeln!(out, "{indent}{line}");
+        }
+    }
+
+    fn artifacts(&self, out: &mut String) {
+        if self.board.artifacts.is_empty() {
+            return;
+        }
+        self.heading(out, "Artifacts");
+        for Fetched { artifact, path, .. } in &self.board.artifacts {
+            let place = path
+                .as_ref()
+                .map_or_else(|| "kept by the controller; --artifacts DIR brings it here".to_owned(), |path| path.display().to_string());
+            let files = if artifact.files == 1 { "1 file".to_owned() } else { format!("{} files", artifact.files) };
+            let name = text::clean(&artifact.name, false);
+            let _ = writeln!(out, "  {name}  {files}, {}  {}", Bytes(artifact.bytes), text::clean(&place, false));
         }
     }
 

@@ -2,7 +2,7 @@
 //! sandbox, fed through a pipe: a hostile archive meets the sandbox.
 
 use crate::actions::bench::{Bench, Inputs, inside};
-use crate::program::{Halt, Input, Program};
+use crate::program::{Halt, Input, Program, Sink};
 
 /// Unpacks the run's source tree.
 ///
@@ -29,7 +29,52 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
         0 => {}
         code => return Err(Halt::invalid(format!("the source tree could not be unpacked (exit code {code}); its output is above"))),
     }
-    bench.output("commit", &commit);
-    bench.output("ref", &reference);
+    let present = [reference.as_str(), &bench.github("ref_name"), &bench.github("head_ref"), &commit].map(str::to_owned);
+    match inputs.text("ref").filter(|wanted| !present.iter().any(|known| known == wanted)) {
+        None => {
+            bench.output("commit", &commit);
+            bench.output("ref", &reference);
+        }
+        Some(wanted) => {
+            let commit = switch(wanted, &directory, bench).await?;
+            bench.output("commit", &commit);
+            bench.output("ref", wanted);
+        }
+    }
     Ok(())
+}
+
+/// Looks a revision up in the history that came with the tree, and makes the tree what it was then.
+const SWITCH: &str = r#"
+cd -- "$1" || exit
+[ -d .git ] || exit 65
+for name in "refs/heads/$2" "refs/remotes/origin/$2" "refs/tags/$2" "$2"; do
+  commit=$(git rev-parse --verify --quiet --end-of-options "$name^{commit}") && break
+done
+[ -n "$commit" ] || exit 66
+git checkout --quiet --force --detach "$commit" && git clean -ffdxq && printf '%s' "$commit"
+"#;
+
+async fn switch(wanted: &str, directory: &str, bench: &mut impl Bench) -> Result<String, Halt> {
+    let workspace = bench.workspace().to_owned();
+    let mut program = Program::new("/bin/sh", &["-c", SWITCH, "checkout", directory, wanted], &workspace);
+    program.env = [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    program.sink = Sink::Capture(1 << 20);
+    let exit = bench.run(program).await?;
+    match exit.code {
+        0 => {
+            let commit = String::from_utf8_lossy(&exit.output).trim().to_owned();
+            bench.say(&format!("Switched to {wanted} ({commit})")).await;
+            Ok(commit)
+        }
+        65 => Err(Halt::invalid(format!("the revision '{wanted}' cannot be checked out: the tree came without its history"))),
+        66 => Err(Halt::invalid(format!(
+            "the revision '{wanted}' is not in the history that came with the tree; fetch it into your checkout first (git fetch origin {wanted})"
+        ))),
+        code => Err(Halt::invalid(format!(
+            "the revision '{wanted}' could not be checked out (exit code {code}); this needs git on the machine"
+        ))),
+    }
 }

@@ -154,6 +154,7 @@ mod tests {
             pyenv: vec![root.path().join("pyenv")],
             uv: vec![root.path().join("uv")],
             tool_cache: vec![root.path().join("cache")],
+            ..InterpreterRoots::default()
         };
         let found: Vec<_> = find(&roots)
             .into_iter()

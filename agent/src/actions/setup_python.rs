@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::actions::bench::{Bench, Inputs, inside};
 use crate::actions::interpreters::{self, Interpreter};
+use crate::actions::package_cache::{Absent, PackageCache};
 use crate::actions::python_version::{self, Fit, Request, Version};
 use crate::contexts::SCRIPTS;
 use crate::program::{Halt, Powers, Program, Sink};
@@ -28,16 +29,38 @@ const MAX_FILE: usize = 1 << 20;
 pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
     let roots = bench.host().interpreters.clone();
     let installed = tokio::task::spawn_blocking(move || interpreters::find(&roots)).await.unwrap_or_default();
-    let wanted = wanted(inputs, bench).await?;
-    let interpreter = choose(&installed, &wanted, bench).await?;
+    let several = inputs.lines("python-version");
+    let mut requests = Vec::new();
+    if several.len() > 1 {
+        for line in several {
+            requests.push(wanted(&Inputs(inputs.0.iter().cloned().chain([("python-version".to_owned(), line)]).collect()), bench).await?);
+        }
+    } else {
+        requests.push(wanted(inputs, bench).await?);
+    }
+    let mut last = None;
+    for wanted in requests {
+        last = Some(set_up(&installed, &wanted, inputs, bench).await?);
+    }
+    let Some(made) = last else { return Ok(()) };
+    bench.output("python-version", &made.version);
+    bench.output("python-path", &format!("{}/bin/python", made.directory));
+    let hit = match inputs.text("cache") {
+        Some(manager) => restore(manager, inputs, &made, bench).await?,
+        None => false,
+    };
+    bench.output("cache-hit", if hit { "true" } else { "false" });
+    install(inputs, &made, bench).await
+}
+
+/// Sets up one interpreter; of several, the last comes first in the search path.
+async fn set_up(installed: &[Interpreter], wanted: &Wanted, inputs: &Inputs, bench: &mut impl Bench) -> Result<Made, Halt> {
+    let interpreter = choose(installed, wanted, bench).await?;
     if let Some(prefix) = &interpreter.prefix {
         bench.show(prefix.clone());
     }
     let made = make(&interpreter, bench).await?;
     bench.say(&format!("Python {} from {} in {}", made.version, interpreter.program.display(), made.directory)).await;
-    bench.output("python-version", &made.version);
-    bench.output("python-path", &format!("{}/bin/python", made.directory));
-    bench.output("cache-hit", "false");
     if inputs.text("update-environment").is_none_or(|text| !text.eq_ignore_ascii_case("false")) {
         for name in ["pythonLocation", "Python_ROOT_DIR", "Python2_ROOT_DIR", "Python3_ROOT_DIR"] {
             bench.export(name, &made.directory);
@@ -45,6 +68,48 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
         // Deliberately set, which the original has no need for: it tells uv and poetry that this is where packages go.
         bench.export("VIRTUAL_ENV", &made.directory);
         bench.add_path(&format!("{}/bin", made.directory));
+    }
+    Ok(made)
+}
+
+async fn restore(manager: &str, inputs: &Inputs, made: &Made, bench: &mut impl Bench) -> Result<bool, Halt> {
+    let (paths, files): (&[&str], &[&str]) = match manager {
+        "pip" => (&["~/.cache/pip"], &["**/requirements.txt", "**/pyproject.toml"]),
+        "pipenv" => (&["~/.local/share/virtualenvs", "~/.cache/pipenv"], &["**/Pipfile.lock"]),
+        "poetry" => (&["~/.cache/pypoetry"], &["**/poetry.lock"]),
+        other => return Err(Halt::invalid(format!("the input cache is '{other}', where pip, pipenv or poetry is wanted"))),
+    };
+    let named = inputs.lines("cache-dependency-path");
+    let patterns = if named.is_empty() { files.iter().map(|file| vec![(*file).to_owned()]).collect() } else { vec![named] };
+    let cache = PackageCache {
+        name: format!("setup-python-Linux-{}-python-{}-{manager}", std::env::consts::ARCH, made.version),
+        paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        patterns,
+        suffix: String::new(),
+        absent: Absent::Skipped,
+    };
+    cache.restore(bench).await
+}
+
+/// `pip-version` and `pip-install`.
+async fn install(inputs: &Inputs, made: &Made, bench: &mut impl Bench) -> Result<(), Halt> {
+    let mut wanted: Vec<Vec<String>> = Vec::new();
+    if let Some(version) = inputs.text("pip-version") {
+        wanted.push(vec![format!("pip=={version}")]);
+    }
+    if let Some(words) = inputs.text("pip-install") {
+        wanted.push(words.split_whitespace().map(str::to_owned).collect());
+    }
+    for words in wanted {
+        let workspace = bench.workspace().to_owned();
+        let mut program =
+            Program::new(&format!("{}/bin/python", made.directory), &["-m", "pip", "install", "--disable-pip-version-check"], &workspace);
+        program.args.extend(words);
+        program.powers = Powers::Network;
+        match bench.run(program).await?.code {
+            0 => {}
+            code => return Err(Halt::invalid(format!("pip could not install what was asked for (exit code {code}); its output is above"))),
+        }
     }
     Ok(())
 }
@@ -145,12 +210,13 @@ async fn ask(interpreter: &Interpreter, bench: &mut impl Bench) -> Result<Option
 /// What the script answers in its last line.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Made {
-    version: String,
-    directory: String,
+pub(super) struct Made {
+    pub(super) version: String,
+    pub(super) directory: String,
 }
 
-async fn make(interpreter: &Interpreter, bench: &mut impl Bench) -> Result<Made, Halt> {
+/// Makes the environment of an interpreter that is shown.
+pub(super) async fn make(interpreter: &Interpreter, bench: &mut impl Bench) -> Result<Made, Halt> {
     let path = interpreter.program.display().to_string();
     let script = format!("{SCRIPTS}/setup_python.py");
     let index = &bench.host().index;

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use caisson_model::agent::Hello;
+use caisson_model::artifact::{Artifact, Clash, Kept as KeptArtifact};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AttemptId, Fence, JobId, RunId};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
@@ -92,6 +94,21 @@ impl AgentApi for Far {
         not_asked()
     }
     async fn return_attempt(&self, _: Hold, _: String) -> Result<(), ApiError> {
+        not_asked()
+    }
+    async fn keep_artifact(&self, _: Hold, _: Artifact, _: Clash) -> Result<KeptArtifact, ApiError> {
+        not_asked()
+    }
+    async fn list_artifacts(&self, _: Hold) -> Result<Vec<Artifact>, ApiError> {
+        not_asked()
+    }
+    async fn drop_artifact(&self, _: Hold, _: String) -> Result<(), ApiError> {
+        not_asked()
+    }
+    async fn find_cache(&self, _: Hold, _: CacheQuery) -> Result<Option<CacheEntry>, ApiError> {
+        not_asked()
+    }
+    async fn save_cache(&self, _: Hold, _: CacheEntry) -> Result<Saved, ApiError> {
         not_asked()
     }
 

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use caisson_model::artifact::{Artifact, Clash, Kept};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::Digest;
-use caisson_model::outcome::{EgressEntry, Enforcement, Fault, MissingProtection, Usage};
+use caisson_model::outcome::{AnnotationLevel, EgressEntry, Enforcement, Fault, MissingProtection, Usage};
 use caisson_model::policy::{Grant, Identity};
 use caisson_model::step::StepSpec;
 use caisson_proto::api::{AgentApi, ApiError};
@@ -16,6 +18,7 @@ use tokio::net::unix::pipe;
 use tokio_stream::StreamExt;
 
 use crate::actions::bench::Bench;
+use crate::actions::later::Later;
 use crate::attempt::Attempt;
 use crate::contexts::{SCRIPTS, STEP_FILES};
 use crate::environment;
@@ -24,10 +27,14 @@ use crate::host::HostRules;
 use crate::lower::{self, Request};
 use crate::output::Output;
 use crate::program::{Exit, Halt, Input, Powers, Program, Sink};
+use crate::retry;
 use crate::secrets::StepSecrets;
 use crate::step::exit;
+use crate::step::keep::{self, Blob, Growing, Layer};
 use crate::step::launch::{self, Stdin, TimeLimit};
+use crate::step::post::{Post, PostWork};
 use crate::stop::Stop;
+use crate::trees::{Seedling, Tree};
 use crate::view;
 use crate::workspace::StepFiles;
 
@@ -46,10 +53,22 @@ pub(super) struct Course<'a, A: AgentApi> {
     pub secrets: StepSecrets,
     /// Its environment, settled.
     pub env: IndexMap<String, String>,
+    /// Variables that the steps around it give, when it belongs to an action.
+    pub around: IndexMap<String, String>,
+    /// These with its own.
+    pub own: IndexMap<String, String>,
+    /// Its place in the job: its number, and below it those of the steps of actions.
+    pub place: Vec<u32>,
     /// The files through which it speaks.
     pub files: StepFiles,
     /// When its time is over.
     pub limit: Option<TimeLimit>,
+    /// When the time of the step around it is over.
+    pub ceiling: Option<TimeLimit>,
+    /// The file that takes a program's output as a blob.
+    pub growing: Option<Growing>,
+    /// What was written to `GITHUB_STEP_SUMMARY` so far.
+    pub summary: String,
     /// The order under which it began.
     pub standing: Stop,
     /// What it cost so far.
@@ -68,6 +87,7 @@ impl<A: AgentApi> Course<'_, A> {
     /// # Errors
     /// The [`Halt`] that ends the step.
     pub(super) async fn execute(&mut self, program: Program) -> Result<Exit, Halt> {
+        let own_mounts = program.mounts;
         let grant = self.powers(program.powers);
         let mut env = match program.powers {
             Powers::Granted => self.env.clone(),
@@ -77,9 +97,12 @@ impl<A: AgentApi> Course<'_, A> {
         let granted = program.powers == Powers::Granted;
         let mut mounts = self.attempt.workspace.mounts();
         mounts.extend(self.attempt.shown.iter().cloned().map(view::read_only));
+        mounts.extend(self.attempt.shown_trees.iter().map(|(target, tree)| tree.shown(target)));
+        mounts.extend(self.attempt.layers.iter().map(Layer::mount));
         if granted {
             mounts.extend(self.files.mounts());
         }
+        mounts.extend(own_mounts);
         mounts.splice(0..0, program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o555 }));
         let request = Request {
             program: program.program.into(),
@@ -116,6 +139,7 @@ impl<A: AgentApi> Course<'_, A> {
         };
         let mut captured = Vec::new();
         let mut overflow = false;
+        let mut lost: Option<std::io::Error> = None;
         let hold = self.attempt.hold;
         let source = self.attempt.spec.source;
         let api = std::sync::Arc::clone(&self.attempt.api);
@@ -127,7 +151,11 @@ impl<A: AgentApi> Course<'_, A> {
                 match program.stdin {
                     Input::Nothing => Ok(()),
                     Input::Bytes(bytes) => write(input, &bytes).await,
-                    Input::Source => feed_source(&*api, source, input).await,
+                    Input::Source => match source {
+                        Some(source) => feed_blob(&*api, source, "the source tree", input).await,
+                        None => Ok(()),
+                    },
+                    Input::Blob(digest, what) => feed_blob(&*api, digest, &what, input).await,
                 }
             };
             let fed = tokio::select! {
@@ -148,7 +176,7 @@ impl<A: AgentApi> Course<'_, A> {
             over.notify_one();
             ended
         };
-        let output = &mut self.output;
+        let (output, growing) = (&mut self.output, &mut self.growing);
         let pipe = &mut launched.output;
         let pump = async {
             let mut buffer = vec![0; READ];
@@ -161,6 +189,14 @@ impl<A: AgentApi> Course<'_, A> {
                         Sink::Capture(most) => {
                             overflow |= captured.len() + read > most;
                             captured.extend_from_slice(&buffer[..read.min(most.saturating_sub(captured.len()))]);
+                        }
+                        Sink::Collect(most) => {
+                            let Some(growing) = growing.as_mut() else { continue };
+                            overflow |= growing.bytes() + read as u64 > most;
+                            // Into the page cache; a disk that is full shows in the next line.
+                            if !overflow && let Err(error) = growing.take(&buffer[..read]) {
+                                lost.get_or_insert(error);
+                            }
                         }
                     },
                     Err(error) => {
@@ -184,10 +220,11 @@ impl<A: AgentApi> Course<'_, A> {
             (_, Err(halt)) if ended.interruption.is_none() => return Err(halt),
             (verdict, _) => verdict?,
         };
+        if let Some(error) = lost {
+            return Err(Halt::faulted(format!("what a program printed could not be kept: {error}"), Fault::Environment));
+        }
         if overflow {
-            return Err(Halt::invalid(
-                "a program of caisson's own printed more than could be right; the workspace may hold too many files",
-            ));
+            return Err(Halt::invalid("there is more than can be right: the files are too many or too large"));
         }
         Ok(Exit { code, output: captured })
     }
@@ -196,7 +233,7 @@ impl<A: AgentApi> Course<'_, A> {
     ///
     /// # Errors
     /// The halt, when a program was cut short; the inner error is the answer of the function.
-    pub(super) async fn hash(&mut self, arguments: &[String]) -> Result<Result<String, String>, Halt> {
+    pub(super) async fn hash_files(&mut self, arguments: &[String]) -> Result<Result<String, String>, Halt> {
         let workspace = self.attempt.contexts.workspace.clone();
         let patterns = match Patterns::of(arguments, &workspace) {
             Ok(patterns) => patterns,
@@ -215,6 +252,25 @@ impl<A: AgentApi> Course<'_, A> {
             return Ok(Err("a file could not be read".to_owned()));
         }
         Ok(hash_files::combine(&digested.output, paths.len()))
+    }
+
+    /// The same for a program that speaks the protocols of the language's toolkit.
+    pub(super) async fn execute_with_toolkit(&mut self, program: Program) -> Result<Exit, Halt> {
+        self.execute(program).await
+    }
+
+    /// Files for another step to speak through.
+    pub(super) fn fresh_files(&mut self) -> Result<StepFiles, Halt> {
+        let files = self.attempt.workspace.step_files(self.attempt.serial);
+        self.attempt.serial += 1;
+        files.map_err(|error| Halt::faulted(format!("the files of the step could not be made: {error}"), Fault::Environment))
+    }
+
+    /// Shows a path of the host read-only, at its own place, to the rest of the job.
+    pub(super) fn show_path(&mut self, path: PathBuf) {
+        if !view::already_visible(&path) && !self.attempt.shown.contains(&path) {
+            self.attempt.shown.push(path);
+        }
     }
 
     fn powers(&self, powers: Powers) -> Grant {
@@ -319,13 +375,12 @@ async fn write(mut input: pipe::Sender, bytes: &[u8]) -> Result<(), Halt> {
     }
 }
 
-/// Writes the source blob into the pipe, resuming where a broken connection left off, and holds its digest against its name.
-async fn feed_source(api: &impl AgentApi, source: Option<Digest>, mut input: pipe::Sender) -> Result<(), Halt> {
-    let Some(source) = source else { return Ok(()) };
-    let failed = |error: ApiError| Halt::faulted(format!("the source tree could not be fetched: {error}"), error.fault());
+/// Writes a blob into the pipe, resuming where a broken connection left off, and holds its digest against its name.
+async fn feed_blob(api: &impl AgentApi, source: Digest, what: &str, mut input: pipe::Sender) -> Result<(), Halt> {
+    let failed = |error: ApiError| Halt::faulted(format!("{what} could not be fetched: {error}"), error.fault());
     let mut whole = Sha256::new();
     let mut offset = 0;
-    let mut backoff = crate::retry::Backoff::new();
+    let mut backoff = retry::Backoff::new();
     'connection: loop {
         let mut pieces = match api.get_blob(source, offset).await {
             Ok(pieces) => pieces,
@@ -350,14 +405,14 @@ async fn feed_source(api: &impl AgentApi, source: Option<Digest>, mut input: pip
                 if error.kind() == std::io::ErrorKind::BrokenPipe {
                     return Ok(());
                 }
-                return Err(Halt::faulted(format!("the source tree could not be unpacked: {error}"), Fault::Environment));
+                return Err(Halt::faulted(format!("{what} could not be unpacked: {error}"), Fault::Environment));
             }
         }
         break;
     }
     let digest = Digest(whole.finalize().into());
     if digest != source {
-        return Err(Halt::faulted(format!("the source tree is {digest}, but {source} was announced"), Fault::Ours));
+        return Err(Halt::faulted(format!("{what} is {digest}, but {source} was announced"), Fault::Ours));
     }
     Ok(())
 }
@@ -372,9 +427,7 @@ impl<A: AgentApi> Bench for Course<'_, A> {
     }
 
     fn show(&mut self, path: PathBuf) {
-        if !view::already_visible(&path) && !self.attempt.shown.contains(&path) {
-            self.attempt.shown.push(path);
-        }
+        self.show_path(path);
     }
 
     fn output(&mut self, name: &str, value: &str) {
@@ -409,6 +462,79 @@ impl<A: AgentApi> Bench for Course<'_, A> {
 
     fn has_network(&self) -> bool {
         !lower::passage(&self.step.grant.egress, &self.attempt.host).env.is_empty()
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str)
+    }
+
+    async fn remark(&mut self, level: AnnotationLevel, message: &str) {
+        self.output.remark(level, message).await;
+    }
+
+    async fn hash(&mut self, patterns: &[String]) -> Result<Result<String, String>, Halt> {
+        self.hash_files(patterns).await
+    }
+
+    fn later(&mut self, condition: &str, work: Later) {
+        let post = Post {
+            step: self.step.clone(),
+            name: format!("Post {}", self.step.label()),
+            condition: condition.to_owned(),
+            env: self.env.clone(),
+            scope: self.attempt.contexts.inside(),
+            work: PostWork::BuiltIn(work),
+        };
+        self.attempt.posts.push(post);
+    }
+
+    async fn collect(&mut self, program: Program, most: u64) -> Result<Option<Blob>, Halt> {
+        self.collect_blob(program, most).await
+    }
+
+    async fn begin_tree(&mut self) -> Result<Seedling, Halt> {
+        self.seedling().await
+    }
+
+    async fn finish_tree(&mut self, seedling: Seedling, blob: Blob) -> Result<Tree, Halt> {
+        self.name_tree(seedling, blob).await
+    }
+
+    async fn tree(&mut self, digest: Digest, what: &str) -> Result<Tree, Halt> {
+        self.tree_of(digest, what).await
+    }
+
+    fn may_layer(&self, target: &str) -> bool {
+        self.has_room_for_layer(target)
+    }
+
+    async fn layer(&mut self, tree: &Tree, below: &str, target: &str) -> Result<(), Halt> {
+        self.add_layer(tree, below, target).await
+    }
+
+    async fn keep_artifact(&mut self, name: &str, blob: Blob, files: u32, clash: Clash) -> Result<Kept, Halt> {
+        let hold = self.attempt.hold;
+        let (digest, bytes) = (blob.digest, blob.bytes);
+        let artifact = Artifact { name: name.to_owned(), job: hold.attempt.job, digest, bytes, files, at: crate::clock::now() };
+        let kept = retry::until_answered(&self.attempt.orders, || self.attempt.api.keep_artifact(hold, artifact.clone(), clash)).await;
+        kept.map_err(|error| keep::refused("the artifact could not be kept", &error))
+    }
+
+    async fn artifacts(&mut self) -> Result<Vec<Artifact>, Halt> {
+        let listed = retry::until_answered(&self.attempt.orders, || self.attempt.api.list_artifacts(self.attempt.hold)).await;
+        listed.map_err(|error| keep::refused("the artifacts could not be listed", &error))
+    }
+
+    async fn find_cache(&mut self, query: CacheQuery) -> Result<Option<CacheEntry>, Halt> {
+        let found = retry::until_answered(&self.attempt.orders, || self.attempt.api.find_cache(self.attempt.hold, query.clone())).await;
+        found.map_err(|error| keep::refused("the cache could not be asked", &error))
+    }
+
+    async fn save_cache(&mut self, key: &str, version: &str, blob: Blob) -> Result<Saved, Halt> {
+        let (key, version) = (key.to_owned(), version.to_owned());
+        let entry = CacheEntry { key, version, digest: blob.digest, bytes: blob.bytes, at: crate::clock::now() };
+        let saved = retry::until_answered(&self.attempt.orders, || self.attempt.api.save_cache(self.attempt.hold, entry.clone())).await;
+        saved.map_err(|error| keep::refused("the cache could not be saved", &error))
     }
 }
 

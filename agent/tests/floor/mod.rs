@@ -12,6 +12,8 @@ use std::time::Duration;
 use caisson_agent::agent::{Agent, Options};
 use caisson_agent::host::HostRules;
 use caisson_model::agent::Hello;
+use caisson_model::artifact::{Artifact, Clash, Kept};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AgentName, AttemptId, Digest, Fence, Hold, JobId, JobKey, RunId, StepIndex};
 use caisson_model::job::{JobSpec, RunContexts, Strategy};
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepChange, StepReport, Verdict};
@@ -33,6 +35,8 @@ use tokio_stream::wrappers::ReceiverStream;
 pub(crate) struct Record {
     pub specs: HashMap<Hold, JobSpec>,
     pub blobs: HashMap<Digest, Vec<u8>>,
+    pub artifacts: Vec<Artifact>,
+    pub caches: Vec<CacheEntry>,
     pub secrets: HashMap<StepIndex, Vec<(String, String)>>,
     pub opened: Vec<StepIndex>,
     pub logs: BTreeMap<(Hold, StepIndex), Vec<u8>>,
@@ -256,6 +260,29 @@ impl AgentApi for Controller {
         self.admit()?.returned.push((hold, reason));
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    async fn keep_artifact(&self, _hold: Hold, artifact: Artifact, _clash: Clash) -> Result<Kept, ApiError> {
+        self.admit()?.artifacts.push(artifact);
+        Ok(Kept::Kept)
+    }
+
+    async fn list_artifacts(&self, _hold: Hold) -> Result<Vec<Artifact>, ApiError> {
+        Ok(self.admit()?.artifacts.clone())
+    }
+
+    async fn drop_artifact(&self, _hold: Hold, name: String) -> Result<(), ApiError> {
+        self.admit()?.artifacts.retain(|artifact| artifact.name != name);
+        Ok(())
+    }
+
+    async fn find_cache(&self, _hold: Hold, query: CacheQuery) -> Result<Option<CacheEntry>, ApiError> {
+        Ok(self.admit()?.caches.iter().find(|entry| entry.version == query.version && query.keys.contains(&entry.key)).cloned())
+    }
+
+    async fn save_cache(&self, _hold: Hold, entry: CacheEntry) -> Result<Saved, ApiError> {
+        self.admit()?.caches.push(entry);
+        Ok(Saved::Saved)
     }
 }
 

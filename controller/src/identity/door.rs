@@ -5,6 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use caisson_model::agent::{AgentView, Cordon, Hello};
+use caisson_model::artifact::{Artifact, Clash, Kept};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AgentName, AttemptId, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
@@ -246,6 +248,26 @@ impl AgentApi for Caller {
     async fn return_attempt(&self, hold: Hold, reason: String) -> Result<(), ApiError> {
         self.own(hold.attempt, "return-attempt")?.return_attempt(hold, reason).await
     }
+
+    async fn keep_artifact(&self, hold: Hold, artifact: Artifact, clash: Clash) -> Result<Kept, ApiError> {
+        self.own(hold.attempt, "keep-artifact")?.keep_artifact(hold, artifact, clash).await
+    }
+
+    async fn list_artifacts(&self, hold: Hold) -> Result<Vec<Artifact>, ApiError> {
+        self.own(hold.attempt, "list-artifacts")?.list_artifacts(hold).await
+    }
+
+    async fn drop_artifact(&self, hold: Hold, name: String) -> Result<(), ApiError> {
+        self.own(hold.attempt, "drop-artifact")?.drop_artifact(hold, name).await
+    }
+
+    async fn find_cache(&self, hold: Hold, query: CacheQuery) -> Result<Option<CacheEntry>, ApiError> {
+        self.own(hold.attempt, "find-cache")?.find_cache(hold, query).await
+    }
+
+    async fn save_cache(&self, hold: Hold, entry: CacheEntry) -> Result<Saved, ApiError> {
+        self.own(hold.attempt, "save-cache")?.save_cache(hold, entry).await
+    }
 }
 
 impl ClientApi for Caller {
@@ -277,6 +299,10 @@ impl ClientApi for Caller {
 
     async fn explain(&self, run: RunId) -> Result<Vec<Explanation>, ApiError> {
         self.may(Scope::Read, "explain")?.explain(run).await
+    }
+
+    async fn artifacts(&self, run: RunId) -> Result<Vec<Artifact>, ApiError> {
+        self.may(Scope::Read, "artifacts")?.artifacts(run).await
     }
 
     async fn rerun(&self, run: RunId, scope: RerunScope) -> Result<RunId, ApiError> {

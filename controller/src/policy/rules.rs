@@ -27,6 +27,8 @@ pub struct Rules {
     pub retry: Vec<RetryRule>,
     /// `[workflow]`: what the text of a workflow may say.
     pub workflow: WorkflowRules,
+    /// `[actions]`: for every workflow.
+    pub actions: ActionRules,
     /// `[[step]]`: for steps that match. Later entries win field by field.
     pub step: Vec<StepRule>,
     /// What people call the file that the rules come from; set by whoever read it.
@@ -115,6 +117,14 @@ impl Default for SecretRules {
     }
 }
 
+/// `[actions]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ActionRules {
+    /// Actions that do nothing here, such as those that send reports: `owner/name` in lower case.
+    pub no_op: Vec<Glob>,
+}
+
 /// `[[step]]`: matchers, all of which must match, and what a step that matches gets.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -165,8 +175,8 @@ pub struct StepSubject<'s> {
     pub workflow: [&'s str; 2],
     /// The job's key.
     pub job: &'s str,
-    /// The step's id and name.
-    pub step: [&'s str; 2],
+    /// The step's id and name; for a step of an action also those of the steps around it.
+    pub step: &'s [&'s str],
 }
 
 impl Rules {
@@ -220,7 +230,7 @@ impl Rules {
 impl StepRule {
     fn matches(&self, subject: &StepSubject<'_>) -> bool {
         let any = |glob: &Option<Glob>, names: &[&str]| glob.as_ref().is_none_or(|glob| names.iter().any(|name| glob.covers(name)));
-        any(&self.workflow, &subject.workflow) && any(&self.job, &[subject.job]) && any(&self.step, &subject.step)
+        any(&self.workflow, &subject.workflow) && any(&self.job, &[subject.job]) && any(&self.step, subject.step)
     }
 }
 

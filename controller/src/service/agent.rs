@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use caisson_model::agent::Hello;
+use caisson_model::artifact::{Artifact, Clash, Kept};
+use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{Digest, Hold, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepChange, StepReport};
@@ -15,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::core::event::{Answer, Event};
+use crate::service::keeping;
 use crate::service::owner::{Command, SESSION_BACKLOG};
 use crate::service::{Service, answered, blob_error, broken, closed, confused, log_error, refused};
 
@@ -125,6 +128,27 @@ impl AgentApi for Service {
 
     async fn return_attempt(&self, hold: Hold, reason: String) -> Result<(), ApiError> {
         self.call(Event::Return(hold, reason)).await.map(drop)
+    }
+
+    async fn keep_artifact(&self, hold: Hold, artifact: Artifact, clash: Clash) -> Result<Kept, ApiError> {
+        keeping::keep_artifact(self, hold, artifact, clash).await
+    }
+
+    async fn list_artifacts(&self, hold: Hold) -> Result<Vec<Artifact>, ApiError> {
+        self.holds(hold)?;
+        keeping::artifacts(self, hold.attempt.job.run).await
+    }
+
+    async fn drop_artifact(&self, hold: Hold, name: String) -> Result<(), ApiError> {
+        keeping::drop_artifact(self, hold, name).await
+    }
+
+    async fn find_cache(&self, hold: Hold, query: CacheQuery) -> Result<Option<CacheEntry>, ApiError> {
+        keeping::find_cache(self, hold, query).await
+    }
+
+    async fn save_cache(&self, hold: Hold, entry: CacheEntry) -> Result<Saved, ApiError> {
+        keeping::save_cache(self, hold, entry).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use caisson_model::agent::{AgentView, Cordon};
+use caisson_model::artifact::Artifact;
 use caisson_model::id::{AgentName, RunId};
 use caisson_model::log::{LogKey, LogRead};
 use caisson_model::outcome::Outcome;
@@ -16,7 +17,7 @@ use crate::core::event::Event;
 use crate::core::explain;
 use crate::core::terms::{Carried, Terms};
 use crate::service::feeds::{Feed, is_last};
-use crate::service::{Service, closed, log_error, refused};
+use crate::service::{Service, closed, keeping, log_error, refused};
 
 /// How many events a watcher reads at once.
 const EVENTS: u32 = 256;
@@ -122,6 +123,10 @@ impl ClientApi for Service {
                 None => Err(refused(refusal)),
             },
         }
+    }
+
+    async fn artifacts(&self, run: RunId) -> Result<Vec<Artifact>, ApiError> {
+        keeping::artifacts(self, run).await
     }
 
     async fn rerun(&self, run: RunId, scope: RerunScope) -> Result<RunId, ApiError> {

@@ -8,7 +8,9 @@ use caisson_workflow::{Plan, exclusion};
 
 use crate::core::event::{Answer, Event};
 use crate::core::terms::{Terms, Turn};
+use crate::mirror::Mirror;
 use crate::policy::{self, Rules};
+use crate::service::keeping::blocking;
 use crate::service::{Service, confused};
 
 impl Service {
@@ -20,10 +22,10 @@ impl Service {
             return Err(ApiError::Invalid(format!("source: blob {source} was not put before")));
         }
         let (rules, known) = (self.inner.rules.clone(), self.inner.secrets.names());
+        let mirror = self.inner.mirror.clone();
+        let mirror = blocking(move || mirror.map_or_else(|| Ok(Mirror::default()), |folder| Mirror::read(&folder))).await?;
         let planning = move || -> Result<_, Vec<Diagnostic>> {
-            let plan =
-                caisson_workflow::plan_with(&submission.text, &submission.file, &submission, &rules.workflow_limits(), &submission.files)?;
-            let plan = policy::admit(plan, &rules, &known)?;
+            let plan = policy::plan(&submission, &rules, &mirror, &known)?;
             let terms = settle(terms, submission, &plan, &rules).map_err(|finding| vec![finding])?;
             Ok((plan, terms))
         };

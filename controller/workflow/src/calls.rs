@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use crate::action_file::Actions;
 use crate::called;
 use crate::check;
 use crate::diagnostic::{Report, Source};
@@ -55,7 +56,7 @@ fn support_below(root: &Node, limits: &Limits, library: &dyn Library, seen: &mut
         let Some(called) = library.workflow(&text).filter(|_| seen.insert(text.clone())) else { continue };
         let mut inner = Report::under(Source::new(file_of(&text), called), limits);
         if let Some(called) = yaml::read(&mut inner, limits) {
-            support::check(&called, limits.cells, &mut inner);
+            support::check(&called, limits.cells, &Actions { library, limits }, &mut inner);
             support_below(&called, limits, library, seen, &mut inner);
         }
         report.absorb(inner);

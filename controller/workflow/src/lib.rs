@@ -16,6 +16,7 @@
 //! # Entry points
 //! [`plan()`], [`expand()`], [`check()`], [`events()`], [`render()`].
 
+mod action_file;
 mod actions;
 mod called;
 mod calling;
@@ -48,7 +49,7 @@ pub use calls::calls;
 pub use diagnostic::{any_error, render};
 pub use exclusion::exclusion;
 pub use expand::{Expansion, Ready, expand};
-pub use library::{Library, NoLibrary};
+pub use library::{ActionText, Library, Mirrored, NoLibrary, local_directory};
 pub use limits::{DefaultPermissions, Limits, SecurityRule};
 pub use overview::{Overview, check, events};
 pub use plan::{Concurrency, Plan, PlannedJob, PlannedStrategy, outline, plan, plan_with};

@@ -2,6 +2,7 @@
 
 use caisson_model::diagnostic::Diagnostic;
 
+use crate::action_file::Actions;
 use crate::calls::{self, workflow};
 use crate::diagnostic::{Report, Source, any_error};
 use crate::events::triggers;
@@ -25,7 +26,7 @@ pub struct Overview {
 pub fn check(text: &str, file: &str, limits: &Limits, library: &dyn Library) -> Vec<Diagnostic> {
     let mut report = Report::under(Source::new(file, text), limits);
     if let Some(root) = workflow(&mut report, limits, library) {
-        support::check(&root, limits.cells, &mut report);
+        support::check(&root, limits.cells, &Actions { library, limits }, &mut report);
         calls::support(&root, limits, library, &mut report);
     }
     report.into_findings()

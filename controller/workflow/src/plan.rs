@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::action_file::Actions;
 use crate::called::{self, CallScope, Collector, Handed, PlannedCall};
 use crate::calls;
 use crate::check;
@@ -24,7 +25,6 @@ use crate::filter::{self, Verdict};
 use crate::library::{Library, NoLibrary};
 use crate::limits::Limits;
 use crate::support;
-use crate::uses::Uses;
 use crate::yaml::{self, Content, Node};
 
 /// A workflow that may run: everything about it that can be known before its first job starts.
@@ -182,16 +182,16 @@ pub fn outline(text: &str, file: &str, submission: &Submission, limits: &Limits,
     let mut report = Report::under(Source::new(file, text), limits);
     let root = calls::workflow(&mut report, limits, library);
     let Some(root) = root else { return (None, report.into_findings()) };
-    support::check(&root, limits.cells, &mut report);
+    support::check(&root, limits.cells, &Actions { library, limits }, &mut report);
     calls::support(&root, limits, library, &mut report);
     // A workflow that breaks the language may call itself without end.
     let broken = report.findings.iter().any(|finding| finding.kind == DiagnosticKind::Language && finding.severity == Severity::Error);
-    let library = if broken { &NoLibrary } else { library };
+    let library: &dyn Library = if broken { &NoLibrary } else { library };
     if root.get("jobs").is_some_and(|jobs| jobs.entries().len() > limits.jobs) {
         // The report says so; planning that many would only take time.
         return (None, report.into_findings());
     }
-    let plan = Planner { root: &root, submission, limits, library }.plan(&mut report);
+    let plan = Planner { root: &root, submission, limits, library, actions: Actions { library, limits } }.plan(&mut report);
     (plan.filter(|_| !broken), report.into_findings())
 }
 
@@ -201,6 +201,7 @@ struct Planner<'p> {
     submission: &'p Submission,
     limits: &'p Limits,
     library: &'p dyn Library,
+    actions: Actions<'p>,
 }
 
 impl Planner<'_> {
@@ -320,7 +321,8 @@ impl Planner<'_> {
         let mut shared = Vec::new();
         workflow_env.iter().chain(&env).for_each(|(_, value)| secrets_in(&value.0, &mut shared));
         let steps = job.get("steps").map(Node::items).unwrap_or_default();
-        let steps = steps.iter().enumerate().map(|(index, step)| self::step(index, step, &defaults, &shared, report)).collect();
+        let steps =
+            steps.iter().enumerate().map(|(index, step)| self::step(index, step, &defaults, &shared, report, &self.actions, 0)).collect();
         let mut places = IndexMap::new();
         for entry in job.entries() {
             places.insert(entry.key.clone(), report.source.location(entry.value.at.start));
@@ -383,17 +385,19 @@ impl Planner<'_> {
     }
 }
 
-fn step(index: usize, step: &Node, defaults: &[Option<&Node>; 2], shared: &[String], report: &Report<'_>) -> StepSpec {
+/// A checked step of a job or of an action; `depth` is how many actions are around it.
+pub(crate) fn step(
+    index: usize,
+    step: &Node,
+    defaults: &[Option<&Node>; 2],
+    shared: &[String],
+    report: &Report<'_>,
+    actions: &Actions<'_>,
+    depth: usize,
+) -> StepSpec {
     let default = |key: &str| defaults.iter().find_map(|defaults| defaults.and_then(|node| node.get("run")?.get(key)));
     let action = match step.get("uses").and_then(Node::text) {
-        Some(uses) => {
-            let (action, version) = match Uses::parse(&uses) {
-                Ok(Uses::Repository { name, version }) => (name.to_lowercase(), version),
-                _ => (uses, String::new()),
-            };
-            let with = pairs(step.get("with")).into_iter().map(|(key, value)| (key.to_lowercase(), value)).collect();
-            Action::Uses { action, version, with }
-        }
+        Some(uses) => actions.action(step, &uses, depth).unwrap_or(Action::Uses { action: uses, version: String::new(), with: Vec::new() }),
         None => Action::Run {
             script: template(step.get("run")).unwrap_or_default(),
             shell: template(step.get("shell").or_else(|| default("shell"))),
@@ -424,7 +428,8 @@ fn condition(node: Option<&Node>) -> Option<Condition> {
     node.filter(|node| !node.is_null()).and_then(Node::text).map(Condition)
 }
 
-fn pairs(node: Option<&Node>) -> Vec<(String, Template)> {
+/// The entries of a mapping of texts.
+pub(crate) fn pairs(node: Option<&Node>) -> Vec<(String, Template)> {
     let entries = node.map(Node::entries).unwrap_or_default();
     entries.iter().filter_map(|entry| Some((entry.key.clone(), Template(entry.value.text()?)))).collect()
 }

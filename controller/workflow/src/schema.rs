@@ -268,6 +268,44 @@ define! {
             key("background", &BOOL),
         ],
     ];
+    ACTION: Scope::NONE => [keys![others &ANY,
+        key("inputs", &ACTION_INPUTS),
+        key("outputs", &ACTION_OUTPUTS),
+        required("runs", &ACTION_RUNS),
+    ]];
+    ACTION_INPUTS: Scope::NONE => [Shape::Null, keys![others &ACTION_INPUT]];
+    ACTION_INPUT: Scope::NONE => [Shape::Null, keys![others &ANY, key("default", &ACTION_DEFAULT), key("required", &SCALAR)]];
+    ACTION_DEFAULT: Scope::ACTION_DEFAULT => [Shape::Text];
+    ACTION_OUTPUTS: Scope::NONE => [Shape::Null, keys![others &ACTION_OUTPUT]];
+    ACTION_OUTPUT: Scope::NONE => [Shape::Null, keys![others &ANY, key("value", &ACTION_TEXT)]];
+    ACTION_RUNS: Scope::NONE => [keys![others &ANY, required("using", &FILLED), key("steps", &ACTION_STEPS)]];
+    ACTION_STEPS: Scope::NONE => [Shape::Sequence(&ACTION_STEP)];
+    ACTION_STEP: Scope::NONE => [
+        keys![mark "uses":
+            key("name", &ACTION_TEXT),
+            key("id", &FILLED),
+            key("if", &ACTION_IF),
+            key("continue-on-error", &ACTION_BOOL),
+            required("uses", &FILLED),
+            key("with", &ACTION_MAP),
+            key("env", &ACTION_MAP),
+        ],
+        keys![
+            key("name", &ACTION_TEXT),
+            key("id", &FILLED),
+            key("if", &ACTION_IF),
+            required("run", &ACTION_TEXT),
+            required("shell", &ACTION_TEXT),
+            key("continue-on-error", &ACTION_BOOL),
+            key("env", &ACTION_MAP),
+            key("working-directory", &ACTION_TEXT),
+        ],
+    ];
+    ACTION_TEXT: Scope::ACTION => [Shape::Text];
+    ACTION_BOOL: Scope::ACTION => [Shape::Bool];
+    ACTION_MAP: Scope::ACTION => [keys![others &TEXT]];
+    ACTION_IF: Scope::ACTION.and(Scope::STATUS) => [Shape::Condition];
+
     NULL_OR_BOOL: Scope::NONE => [Shape::Null, Shape::Bool];
     STEP_TEXT: Scope::STEP => [Shape::Text];
     STEP_NUMBER: Scope::STEP => [Shape::Number];

@@ -51,6 +51,12 @@ impl Scope {
     /// Everything that a step may name outside of its `if:`.
     pub(crate) const STEP: Scope = Scope::RUNNING.and(Scope::SECRETS).and(Scope::HASH);
 
+    /// What an action may name in the default of an input.
+    pub(crate) const ACTION_DEFAULT: Scope =
+        Scope::GITHUB.and(Scope::STRATEGY).and(Scope::MATRIX).and(Scope::JOB).and(Scope::RUNNER).and(Scope::HASH);
+    /// What the steps of an action may name: no secret, nothing of the workflow around it.
+    pub(crate) const ACTION: Scope = Scope::ACTION_DEFAULT.and(Scope::INPUTS).and(Scope::STEPS).and(Scope::ENV);
+
     pub(crate) const fn and(self, other: Scope) -> Scope {
         Scope(self.0 | other.0)
     }

@@ -1,8 +1,11 @@
 //! What is right in the language and yet not possible here, or not allowed: refused before anything runs, or said aloud.
 
+use std::collections::HashSet;
+
 use caisson_model::diagnostic::DiagnosticKind;
 
-use crate::actions::{self, BuiltIn, Treatment};
+use crate::action_file::{Actions, Visit};
+use crate::actions::{BuiltIn, Treatment};
 use crate::diagnostic::Report;
 use crate::events;
 use crate::limits::SecurityRule;
@@ -10,7 +13,6 @@ use crate::matrix;
 use crate::parse;
 use crate::references;
 use crate::taint;
-use crate::uses::Uses;
 use crate::yaml::{Content, Node, Scalar};
 
 /// Keys of a job that cannot be honoured, with what to do instead.
@@ -31,7 +33,7 @@ const REFUSED_EVENTS: &[(&str, SecurityRule, &str)] = &[
 ];
 
 /// Adds to the report what this version of caisson cannot or will not do.
-pub(crate) fn check(root: &Node, max_cells: usize, report: &mut Report<'_>) {
+pub(crate) fn check(root: &Node, max_cells: usize, actions: &Actions<'_>, report: &mut Report<'_>) {
     if let Some(on) = root.get("on") {
         for trigger in events::triggers(on) {
             if let Some((event, rule, reason)) = REFUSED_EVENTS.iter().find(|(event, ..)| trigger.event == *event) {
@@ -48,7 +50,7 @@ pub(crate) fn check(root: &Node, max_cells: usize, report: &mut Report<'_>) {
     check_defaults(root.get("defaults"), "defaults", report);
     check_env(root.get("env"), "env", report);
     for entry in root.get("jobs").map(Node::entries).unwrap_or_default() {
-        check_job(&entry.value, &parse::join("jobs", &entry.key), max_cells, report);
+        check_job(&entry.value, &parse::join("jobs", &entry.key), max_cells, actions, report);
     }
     references::check(root, report);
 }
@@ -74,7 +76,8 @@ fn warn_no_effect(key: &str, value: &Node, at: std::ops::Range<usize>, path: &st
     report.warning(at, path, message, help);
 }
 
-fn check_job(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_>) {
+fn check_job(job: &Node, path: &str, max_cells: usize, actions: &Actions<'_>, report: &mut Report<'_>) {
+    let mut inner_steps = 0;
     for (key, reason, help) in REFUSED_JOB_KEYS {
         if let Some(entry) = job.entry(key)
             && !is_empty(&entry.value)
@@ -102,7 +105,8 @@ fn check_job(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_>) 
         check_output(&entry.value, &format!("{path}.outputs.{}", entry.key), report);
     }
     for (index, step) in job.get("steps").map(Node::items).unwrap_or_default().iter().enumerate() {
-        check_step(step, &format!("{path}.steps[{index}]"), report);
+        let visit = Visit { depth: 0, tainted: &HashSet::new(), steps: &mut inner_steps };
+        check_step(step, &format!("{path}.steps[{index}]"), actions, visit, report);
     }
 }
 
@@ -148,7 +152,8 @@ fn check_output(value: &Node, path: &str, report: &mut Report<'_>) {
     }
 }
 
-fn check_step(step: &Node, path: &str, report: &mut Report<'_>) {
+/// Checks one step, of a job or of an action.
+pub(crate) fn check_step(step: &Node, path: &str, actions: &Actions<'_>, visit: Visit<'_>, report: &mut Report<'_>) {
     for key in REFUSED_STEP_KEYS {
         if let Some(entry) = step.entry(key)
             && !matches!(entry.value.content, Content::Scalar(Scalar::Bool(false)))
@@ -175,7 +180,7 @@ fn check_step(step: &Node, path: &str, report: &mut Report<'_>) {
         taint::check_script(script, &format!("{path}.run"), report);
     }
     if let Some(uses) = step.get("uses") {
-        check_uses(step, uses, path, report);
+        actions.check(step, uses, path, visit, report);
     }
 }
 
@@ -224,30 +229,8 @@ fn check_shell(shell: Option<&Node>, path: &str, report: &mut Report<'_>) {
     }
 }
 
-fn check_uses(step: &Node, uses: &Node, path: &str, report: &mut Report<'_>) {
-    let Some(text) = uses.text() else { return };
-    let path_of = |key: &str| format!("{path}.{key}");
-    let known = || format!("built in: {}; everything else can be done in a `run:` step", actions::names().join(", "));
-    match Uses::parse(&text) {
-        Ok(Uses::Repository { name, .. }) => match actions::find(&name) {
-            Some(action) => check_inputs(action, step, path, report),
-            None => {
-                let message = format!("the action `{name}` is not available: nothing is fetched at run time");
-                report.unsupported(uses.at.clone(), &path_of("uses"), message, known());
-            }
-        },
-        Ok(Uses::Local) => {
-            report.unsupported(uses.at.clone(), &path_of("uses"), "local actions are not supported yet", known());
-        }
-        Ok(Uses::Docker) => {
-            report.unsupported(uses.at.clone(), &path_of("uses"), "docker actions are not supported", known());
-        }
-        // The language's own check has refused it.
-        Err(_) => {}
-    }
-}
-
-fn check_inputs(action: &BuiltIn, step: &Node, path: &str, report: &mut Report<'_>) {
+/// Checks the `with:` of a step that uses a built-in action.
+pub(crate) fn check_inputs(action: &BuiltIn, step: &Node, path: &str, report: &mut Report<'_>) {
     for entry in step.get("with").map(Node::entries).unwrap_or_default() {
         let below = parse::join(&format!("{path}.with"), &entry.key);
         let Some(input) = action.input(&entry.key) else {
@@ -267,10 +250,6 @@ fn check_inputs(action: &BuiltIn, step: &Node, path: &str, report: &mut Report<'
             }
             Treatment::Refused { except, .. } if except.contains(&value.trim()) => {}
             Treatment::Refused { reason, help, .. } => report.unsupported(entry.key_at.clone(), &below, *reason, *help),
-        }
-        if input.name == "python-version" && value.trim().contains('\n') {
-            let message = "several versions at once are not supported";
-            report.unsupported(entry.value.at.clone(), &below, message, "give one version, or a matrix with one each");
         }
     }
 }

@@ -17,6 +17,8 @@
 //! [`job::JobSpec`] is what an agent runs; [`lease`] has the session's messages; [`run`] has what a client sees.
 
 pub mod agent;
+pub mod artifact;
+pub mod cache;
 pub mod diagnostic;
 pub mod id;
 pub mod job;

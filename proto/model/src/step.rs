@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::StepIndex;
+use crate::id::{Digest, StepIndex};
 use crate::policy::Grant;
 
 /// Text of a workflow that may hold `${{ }}` expressions, not yet evaluated. Its syntax was checked when the run was planned.
@@ -73,6 +73,90 @@ pub enum Action {
         /// `with:`, in order; keys in lower case.
         with: Vec<(String, Template)>,
     },
+    /// An action that is declared to do nothing here; the log says so.
+    NoOp {
+        /// The action's name without its version, as written.
+        action: String,
+        /// The part after `@`, as written.
+        version: String,
+        /// Who declared it, for people: `reports are not sent from a sandbox`.
+        reason: String,
+    },
+    /// An action that is a list of steps.
+    Composite(Composite),
+    /// An action that is a JavaScript program.
+    Node(NodeAction),
+}
+
+/// A composite action, whole: its steps were read and granted when the run was planned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Composite {
+    /// The `uses:`, as written.
+    pub uses: String,
+    /// Where its files lie.
+    pub place: ActionPlace,
+    /// `with:` of the step, in order; keys in lower case.
+    pub with: Vec<(String, Template)>,
+    /// The inputs that it declares.
+    pub inputs: Vec<ActionInput>,
+    /// Its outputs, evaluated after its last step.
+    pub outputs: Vec<(String, Template)>,
+    /// Its steps, numbered from 0 within it.
+    pub steps: Vec<StepSpec>,
+}
+
+/// A JavaScript action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeAction {
+    /// The `uses:`, as written.
+    pub uses: String,
+    /// Where its files lie.
+    pub place: ActionPlace,
+    /// `with:` of the step, in order; keys in lower case.
+    pub with: Vec<(String, Template)>,
+    /// The inputs that it declares.
+    pub inputs: Vec<ActionInput>,
+    /// The program, relative to the action's directory.
+    pub main: String,
+    /// What runs before the job's first step.
+    pub pre: Option<Hook>,
+    /// What runs after the job's last step.
+    pub post: Option<Hook>,
+}
+
+/// A program of an action that runs before or after the job's own steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// The program, relative to the action's directory.
+    pub program: String,
+    /// When it runs.
+    pub condition: Condition,
+}
+
+/// An input that an action declares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionInput {
+    /// Its name in lower case.
+    pub name: String,
+    /// Its value where the step gives none; empty without a default.
+    pub default: Template,
+}
+
+/// Where the files of an action lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActionPlace {
+    /// In the checkout: the directory, relative to the workspace.
+    Workspace(String),
+    /// In the mirror.
+    Mirror {
+        /// The whole repository as a tar blob.
+        tree: Digest,
+        /// `owner/repository/version`, for the place inside.
+        name: String,
+        /// The directory of the action in it; empty for its top.
+        path: String,
+    },
 }
 
 impl StepSpec {
@@ -80,7 +164,8 @@ impl StepSpec {
     pub fn label(&self) -> String {
         match &self.action {
             Action::Run { script, .. } => format!("Run {}", script.0.trim().lines().next().unwrap_or_default()),
-            Action::Uses { action, version, .. } => format!("Run {action}@{version}"),
+            Action::Uses { action, version, .. } | Action::NoOp { action, version, .. } => format!("Run {action}@{version}"),
+            Action::Composite(Composite { uses, .. }) | Action::Node(NodeAction { uses, .. }) => format!("Run {uses}"),
         }
     }
 }

@@ -65,6 +65,9 @@ impl Cross for StepSpec {
                 working_directory: working_directory.out(),
             }),
             Action::Uses { action, version, with } => wire::step_spec::Action::Uses(wire::UsesAction { action, version, with: with.out() }),
+            Action::NoOp { action, version, reason } => wire::step_spec::Action::NoOp(wire::NoOpAction { action, version, reason }),
+            Action::Composite(composite) => wire::step_spec::Action::Composite(composite.out()),
+            Action::Node(node) => wire::step_spec::Action::Node(node.out()),
         };
         wire::StepSpec {
             index: self.index.out(),
@@ -90,6 +93,9 @@ impl Cross for StepSpec {
             wire::step_spec::Action::Uses(uses) => {
                 Action::Uses { action: uses.action, version: uses.version, with: field(uses.with, "uses.with")? }
             }
+            wire::step_spec::Action::NoOp(no_op) => Action::NoOp { action: no_op.action, version: no_op.version, reason: no_op.reason },
+            wire::step_spec::Action::Composite(composite) => Action::Composite(field(composite, "composite")?),
+            wire::step_spec::Action::Node(node) => Action::Node(field(node, "node")?),
         };
         Ok(StepSpec {
             index: field(wire.index, "index")?,

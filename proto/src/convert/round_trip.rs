@@ -12,7 +12,7 @@ use caisson_model::outcome::*;
 use caisson_model::policy::{Egress, Grant, Identity, Limits, Preset};
 use caisson_model::run::*;
 use caisson_model::secret::{OpenedSecrets, SecretValue};
-use caisson_model::step::{Action, Condition, Location, StepSpec, Template};
+use caisson_model::step::{Action, ActionInput, ActionPlace, Composite, Condition, Hook, Location, NodeAction, StepSpec, Template};
 use caisson_model::time::Timestamp;
 use proptest::prelude::{any, proptest};
 use prost::Message;
@@ -222,10 +222,28 @@ impl Tape {
         }
     }
     fn step(&mut self) -> StepSpec {
-        let action = if self.flag() {
-            Action::Run { script: self.template(), shell: self.maybe(Tape::template), working_directory: self.maybe(Tape::template) }
-        } else {
-            Action::Uses { action: self.text(), version: self.text(), with: self.templates() }
+        let action = match self.byte() % 5 {
+            0 => Action::Run { script: self.template(), shell: self.maybe(Tape::template), working_directory: self.maybe(Tape::template) },
+            1 => Action::Uses { action: self.text(), version: self.text(), with: self.templates() },
+            2 => Action::NoOp { action: self.text(), version: self.text(), reason: self.text() },
+            3 => Action::Node(NodeAction {
+                uses: self.text(),
+                place: self.place(),
+                with: self.templates(),
+                inputs: self.inputs(),
+                main: self.text(),
+                pre: self.maybe(Tape::hook),
+                post: self.maybe(Tape::hook),
+            }),
+            _ => Action::Composite(Composite {
+                uses: self.text(),
+                place: self.place(),
+                with: self.templates(),
+                inputs: self.inputs(),
+                outputs: self.templates(),
+                // Half of them hold none, so that they end.
+                steps: self.maybe(Tape::step).into_iter().collect(),
+            }),
         };
         StepSpec {
             index: self.index(),
@@ -238,6 +256,18 @@ impl Tape {
             timeout_minutes: self.maybe(Tape::template),
             location: self.location(),
             grant: self.grant(),
+        }
+    }
+    fn hook(&mut self) -> Hook {
+        Hook { program: self.text(), condition: Condition(self.text()) }
+    }
+    fn inputs(&mut self) -> Vec<ActionInput> {
+        self.many(|t| ActionInput { name: t.text(), default: t.template() })
+    }
+    fn place(&mut self) -> ActionPlace {
+        match self.flag() {
+            true => ActionPlace::Workspace(self.text()),
+            false => ActionPlace::Mirror { tree: self.digest(), name: self.text(), path: self.text() },
         }
     }
     fn spec(&mut self) -> JobSpec {
