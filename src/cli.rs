@@ -240,6 +240,12 @@ pub(crate) struct Exec {
     /// Most bytes that the command may print, on standard output and error together; beyond that it is killed
     #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
     pub(crate) output: Option<Bytes>,
+    /// Say at the end which system calls the command was refused, and what would allow them. Slower; works without root too
+    #[arg(long)]
+    pub(crate) seccomp_log: bool,
+    /// System call to allow beyond those of a build, by name, such as ptrace (repeatable)
+    #[arg(long = "allow-syscall", value_name = "NAME", value_parser = quantity::system_call)]
+    pub(crate) allow_syscalls: Vec<String>,
     /// Share of the processors when others want them too: 100 is everybody's
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) cpu_weight: Option<u32>,

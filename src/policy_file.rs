@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use caisson_controller::policy::Rules;
 use caisson_model::id::Digest;
 use caisson_model::outcome::Fault;
+use caisson_sandbox::additions::AdditionError;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Places;
@@ -60,6 +61,16 @@ pub(crate) enum PolicyError {
         /// Line, column and reason.
         message: String,
     },
+    /// It adds a system call that cannot be added.
+    #[error("{}:{line}: a system call cannot be allowed", path.display())]
+    SystemCall {
+        /// The file.
+        path: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// Which, and why not.
+        source: AdditionError,
+    },
     /// What is trusted cannot be looked up.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -77,6 +88,9 @@ impl Explained for PolicyError {
     fn help(&self) -> Option<String> {
         match self {
             PolicyError::Trust(error) => error.help(),
+            PolicyError::SystemCall { .. } => {
+                Some("`caisson exec --seccomp-log -- COMMAND` shows what a program is refused, by name".to_owned())
+            }
             _ => None,
         }
     }
@@ -106,9 +120,22 @@ impl PolicyFile {
     pub(crate) fn rules(&self, name: &str) -> Result<Rules, PolicyError> {
         let parsed = toml::from_str::<Rules>(&self.text);
         let mut rules = parsed.map_err(|error| PolicyError::Parse { path: self.path.clone(), message: error.to_string() })?;
+        for name in rules.system_calls() {
+            caisson_sandbox::additions::check(name).map_err(|error| PolicyError::SystemCall {
+                path: self.path.clone(),
+                line: line_of(&self.text, name),
+                source: error,
+            })?;
+        }
         rules.origin = Some(name.to_owned());
         Ok(rules)
     }
+}
+
+/// The line on which a quoted name stands; 1 when it is written in another way.
+fn line_of(text: &str, name: &str) -> usize {
+    let quoted = |line: &&str| line.contains(&format!("\"{name}\"")) || line.contains(&format!("'{name}'"));
+    text.lines().position(|line| quoted(&line)).map_or(1, |at| at + 1)
 }
 
 /// Finds the policy that counts. `checkout` is absolute; `None` where there is no checkout, as for a controller.
@@ -183,6 +210,12 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let places = Places { root: false, config: home.path().join("c"), state: home.path().join("s") };
         let given = home.path().join("p.toml");
+        std::fs::write(&given, "[network]\nalow = []\n").unwrap();
+        std::fs::write(&given, "[seccomp]\nallow = ['ptrace',\n 'unshare']\n").unwrap();
+        let error = choose(Some(&given), None, &places).unwrap_err();
+        assert!(matches!(error, PolicyError::SystemCall { line: 3, .. }), "{error}");
+        std::fs::write(&given, "[seccomp]\nallow = ['ptrace']\n[[step]]\nsystem_calls = ['kcmp']").unwrap();
+        assert_eq!(choose(Some(&given), None, &places).unwrap().rules.system_calls().collect::<Vec<_>>(), ["ptrace", "kcmp"]);
         std::fs::write(&given, "[network]\nalow = []\n").unwrap();
         let error = choose(Some(&given), None, &places).unwrap_err();
         assert!(error.to_string().contains("line 2") && error.to_string().contains("p.toml"), "{error}");

@@ -59,6 +59,11 @@ pub(crate) fn size(text: &str) -> Result<Bytes, String> {
     }
 }
 
+/// Reads the name of a system call that can be added to a filter.
+pub(crate) fn system_call(text: &str) -> Result<String, String> {
+    caisson_sandbox::additions::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
 /// Reads a positive length of time with its units: `90s`, `5m`, `1h 30m`, `250ms`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let span: Result<jiff::SignedDuration, _> = text.parse();

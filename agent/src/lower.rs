@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use caisson_gateway::served::Ecosystem;
 use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
-use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, SecretFile, Spec};
+use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, Profile, SecretFile, Spec};
 
 use crate::egress::service::Service;
 use crate::host::HostRules;
@@ -42,6 +42,8 @@ pub struct Request {
     pub mounts: Vec<Mount>,
     /// Host directories whose whole content counts against the disk limit: those of the job.
     pub counted: Vec<PathBuf>,
+    /// Which system calls it begins with: those of builds, or the fewer that reading other people's files needs.
+    pub profile: Profile,
     /// Secret files.
     pub secrets: Vec<SecretFile>,
     /// How long the step may take by its own and its job's timeouts.
@@ -97,7 +99,8 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
     spec.secrets = request.secrets;
     spec.limits = limits(&grant.limits, host, request.timeout);
     spec.limits.counted = request.counted;
-    spec.filter = Filter { additions: grant.system_calls.iter().cloned().collect::<BTreeSet<_>>(), ..Filter::default() };
+    spec.filter =
+        Filter { profile: request.profile, additions: grant.system_calls.iter().cloned().collect::<BTreeSet<_>>(), ..Filter::default() };
     spec.allow_missing = host.allow_missing.clone();
     (spec, passage)
 }

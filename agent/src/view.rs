@@ -27,11 +27,12 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /// Entries of `/etc` that are shown as the host has them: how programs find each other, libraries, certificates, times,
 /// fonts. Nothing that holds a key, a password or the name of a host. One ending in `*` is a prefix.
-const ETC: [&str; 32] = [
+const ETC: [&str; 33] = [
     "alternatives",
     "bash.bashrc",
     "ca-certificates",
     "ca-certificates.conf",
+    "chromium.d",
     "debian_version",
     "fonts",
     "gai.conf",

@@ -197,7 +197,7 @@ impl Admission<'_> {
             egress: self.egress(&rule, default, default_reason),
             secrets,
             limits: self.limits(&rule),
-            system_calls: rule.system_calls.clone().unwrap_or_default(),
+            system_calls: self.system_calls(&rule),
             identity: if rule.root == Some(true) { Identity::Root } else { Identity::User },
         }
     }
@@ -282,6 +282,12 @@ impl Admission<'_> {
             before: None,
             reason: reasons.join(", "),
         }
+    }
+
+    fn system_calls(&self, rule: &StepRule) -> Vec<String> {
+        let mut names = self.rules.seccomp.allow.clone();
+        names.extend(rule.system_calls.iter().flatten().filter(|name| !self.rules.seccomp.allow.contains(name)).cloned());
+        names
     }
 
     fn limits(&self, rule: &StepRule) -> model::Limits {

@@ -19,7 +19,7 @@ use caisson_sandbox::error::{LaunchError, Stage, StartError, WaitError};
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Running, Stdio};
 use caisson_sandbox::outcome::{Cause, DiskResource, Outcome, Status};
-use caisson_sandbox::spec::{Access, HostOwner, Ids, Mount, SecretFile, SecretValue, SeenAs, Spec, Upper};
+use caisson_sandbox::spec::{Access, HostOwner, Ids, Mount, Profile, Refusals, SecretFile, SecretValue, SeenAs, Spec, Upper};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -34,6 +34,7 @@ use crate::machine;
 use crate::report::{self, Exit, Explained, Failure};
 
 mod meter;
+mod refusals;
 
 /// Most bytes that the command may write to the throw-away overlay of the current directory; memory, like all of it.
 const SCRATCH: u64 = 4 << 30;
@@ -150,6 +151,9 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     };
     let exit = exit_of(&ended);
     tell(&ended, &ledger);
+    if arguments.seccomp_log {
+        refusals::lines(&ended.outcome.refused).iter().for_each(|line| report::note(line));
+    }
     if let Some(path) = &arguments.report {
         write_report(path, &described(&arguments, exit, &ended, &ledger))?;
     }
@@ -165,8 +169,12 @@ fn describe(
     mounts: Vec<Mount>,
     ids: Ids,
 ) -> (Spec, Passage, Grant) {
-    let grant =
-        Grant { egress: egress(arguments), identity: if arguments.root { Identity::Root } else { Identity::User }, ..Grant::default() };
+    let grant = Grant {
+        egress: egress(arguments),
+        system_calls: arguments.allow_syscalls.clone(),
+        identity: if arguments.root { Identity::Root } else { Identity::User },
+        ..Grant::default()
+    };
     let inherited = |name: &str| environment.get(std::ffi::OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
     let user = if arguments.root { "root" } else { view::USER };
     let mut env: Vec<(String, String)> =
@@ -193,12 +201,16 @@ fn describe(
         system: if arguments.root { System::Overlay(Upper::Memory { size: SCRATCH, inodes: SCRATCH_FILES }) } else { System::ReadOnly },
         mounts,
         counted: Vec::new(),
+        profile: Profile::Default,
         secrets: secrets.iter().map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) }).collect(),
         timeout: None,
     };
     let (mut spec, passage) = lower::spec(&grant, host, request);
     spec.limits.wall_clock = arguments.timeout;
     spec.limits.cpu_weight = arguments.cpu_weight;
+    if arguments.seccomp_log {
+        spec.filter.refusals = Refusals::Listed;
+    }
     (spec, passage, grant)
 }
 
@@ -472,6 +484,7 @@ fn described(arguments: &cli::Exec, exit: Exit, ended: &Ended, ledger: &[EgressE
         "enforced": outcome.enforced.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "missing": outcome.missing.iter().map(|m| json!({"protection": m.protection.to_string(), "reason": m.reason})).collect::<Vec<_>>(),
         "egress": ledger,
+        "refused_calls": refusals::described(&outcome.refused),
     })
 }
 

@@ -21,7 +21,7 @@ use caisson_model::policy::Grant;
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Stdio, entry};
 use caisson_sandbox::protection::Protection;
-use caisson_sandbox::spec::Ids;
+use caisson_sandbox::spec::{Ids, Profile};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 const ROUNDS: usize = 200;
@@ -50,6 +50,7 @@ fn main() {
         system: System::ReadOnly,
         mounts: Vec::new(),
         counted: Vec::new(),
+        profile: Profile::Default,
         secrets: Vec::new(),
         timeout: None,
     };

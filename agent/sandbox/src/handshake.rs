@@ -77,13 +77,23 @@ pub(crate) enum Order {
     Signal(i32),
 }
 
+/// The step's process to init, before exec closes the socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Prelude {
+    /// The filter is loaded; descriptor: its listener.
+    Listening,
+    /// A stage failed.
+    Failed(Failure),
+}
+
 /// Init to launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// Everything that needs no spec is done.
     Warm { missing: Vec<crate::protection::Missing> },
-    /// The step has been executed; descriptors: its listeners, this many, then the memory file systems that init made.
-    Running { missing: Vec<crate::protection::Missing>, listeners: usize },
+    /// The step has been executed; descriptors: its listeners, this many, then the memory file systems that init made, and
+    /// last, where the filter has one, the listener of refused calls.
+    Running { missing: Vec<crate::protection::Missing>, listeners: usize, refusals: bool },
     /// A stage failed; init exits.
     Failed(Failure),
     /// The step's own process ended.

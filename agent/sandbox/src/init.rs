@@ -15,7 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use nix::unistd::{Gid, Pid, Uid};
 
 use crate::error::{Failure, Stage};
-use crate::handshake::{self, Order, ReceiveError, Report};
+use crate::handshake::{self, Order, Prelude, ReceiveError, Report};
 use crate::outcome::Status;
 use crate::plan::{Instruction, Plan};
 use crate::protection::{Missing, Protection};
@@ -97,12 +97,12 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     let (report, report_theirs) = handshake::pair().map_err(failed(Stage::Fork))?;
     let step = match sys::fork().map_err(failed(Stage::Fork))? {
         Forked::Child => {
-            let failure = match step::run(&plan, &streams) {
+            let failure = match step::run(&plan, &streams, report_theirs.as_fd()) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
             // Init reads it, or is dead and this process with it.
-            let _ = handshake::send(report_theirs.as_fd(), &failure, &[]);
+            let _ = handshake::send(report_theirs.as_fd(), &Prelude::Failed(failure), &[]);
             sys::exit_now(127)
         }
         Forked::Parent(pid) => pid,
@@ -110,19 +110,23 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     drop((report_theirs, streams));
     drop(plan);
     confine(filter)?;
-    match handshake::receive::<Failure>(report.as_fd()) {
-        Ok((failure, _)) => return Err(failure),
-        // Exec closed it.
-        Err(ReceiveError::Closed) => {}
-        Err(_) => return Err(Failure::rule(Stage::Exec, "the step's report can't be read")),
+    let mut refusals: Vec<OwnedFd> = Vec::new();
+    loop {
+        match handshake::receive::<Prelude>(report.as_fd()) {
+            Ok((Prelude::Listening, listener)) => refusals = listener,
+            Ok((Prelude::Failed(failure), _)) => return Err(failure),
+            // Exec closed it.
+            Err(ReceiveError::Closed) => break,
+            Err(_) => return Err(Failure::rule(Stage::Exec, "the step's report can't be read")),
+        }
     }
     drop(report);
     let started = Instant::now();
-    let out: Vec<BorrowedFd<'_>> = listeners.iter().chain(&memory).map(AsFd::as_fd).collect();
-    let running = Report::Running { missing: Vec::new(), listeners: listeners.len() };
+    let out: Vec<BorrowedFd<'_>> = listeners.iter().chain(&memory).chain(&refusals).map(AsFd::as_fd).collect();
+    let running = Report::Running { missing: Vec::new(), listeners: listeners.len(), refusals: !refusals.is_empty() };
     handshake::send(socket.as_fd(), &running, &out).map_err(failed(Stage::Release))?;
     drop(out);
-    drop((listeners, memory));
+    drop((listeners, memory, refusals));
     attend(socket, &deaths, step, started)
 }
 

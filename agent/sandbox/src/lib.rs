@@ -15,6 +15,7 @@
 //! [`launcher::entry`] first in `main`, then [`launcher::Launcher::start`] before any thread, then
 //! [`launcher::Launcher::launch`] with a [`spec::Spec`].
 
+pub mod additions;
 pub mod error;
 pub mod host;
 pub mod launcher;
@@ -27,12 +28,14 @@ mod area;
 mod assess;
 mod cgroup;
 mod disk;
+mod evaluate;
 mod ground;
 mod handshake;
 mod init;
 mod measure;
 mod plan;
 mod profiles;
+mod refused;
 mod root;
 mod running;
 mod seccomp;

@@ -21,6 +21,25 @@ pub struct Outcome {
     pub enforced: Vec<Protection>,
     /// What was not, with the reason.
     pub missing: Vec<Missing>,
+    /// Which system calls were refused, by number; empty unless the spec asked for [`crate::spec::Refusals::Listed`].
+    pub refused: Vec<RefusedCall>,
+}
+
+/// A system call that the filter refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedCall {
+    /// Its name, or `syscall N`.
+    pub name: String,
+    /// Its number on this machine.
+    pub number: u32,
+    /// The argument for which it was refused, where it is allowed with others.
+    pub argument: Option<u64>,
+    /// The error that it got.
+    pub errno: i32,
+    /// How often.
+    pub count: u64,
+    /// Why it can't be added to a filter; `None` where it can.
+    pub not_addable: Option<String>,
 }
 
 impl Outcome {

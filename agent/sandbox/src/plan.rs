@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub shm_size: u64,
     /// The step's filter; `None` only where seccomp is allowed to be missing.
     pub filter: Option<Vec<Instruction>>,
+    /// Whether the filter hands refused calls to a listener.
+    pub listening: bool,
 }
 
 /// One thing of the file tree, in order.

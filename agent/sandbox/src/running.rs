@@ -12,6 +12,7 @@ use crate::error::{Failure, LaunchError, Stage};
 use crate::handshake::{self, Answer, Control, Order, ReceiveError, Report};
 use crate::outcome::{Cause, Outcome, Status, Timing, Usage};
 use crate::protection::{Missing, Protection};
+use crate::refused::Refused;
 use crate::slot::Slot;
 use crate::spec::Limits;
 use crate::sys;
@@ -22,6 +23,7 @@ pub(crate) struct Next {
     pub slot: Slot,
     pub memory: Option<Notices>,
     pub disk: Watch,
+    pub refused: Option<Refused>,
     pub limits: Limits,
     pub enforced: Vec<Protection>,
     pub missing: Vec<Missing>,
@@ -36,6 +38,7 @@ impl Next {
             answer: Some(answer),
             memory: self.memory,
             disk: self.disk,
+            refused: self.refused,
             victims: Watcher::default(),
             dead: None,
             limits: self.limits,
@@ -70,6 +73,7 @@ pub(crate) struct Sandbox {
     answer: Option<OwnedFd>,
     memory: Option<Notices>,
     disk: Watch,
+    refused: Option<Refused>,
     victims: Watcher,
     /// Init as it was reaped, while something is still to be found out.
     dead: Option<sys::Reaped>,
@@ -95,6 +99,7 @@ impl Sandbox {
         if self.dead.is_none() {
             watched.push(input(self.slot.pidfd.as_fd()));
             watched.extend(self.reports.then(|| input(self.slot.socket.as_fd())));
+            watched.extend(self.refused.iter().filter_map(Refused::watched).map(input));
             watched.extend(self.memory.iter().flat_map(Notices::watched));
         }
         watched
@@ -135,6 +140,9 @@ impl Sandbox {
         }
         self.control();
         self.reports();
+        if let Some(refused) = &mut self.refused {
+            refused.answer();
+        }
         if let Phase::Running { .. } = self.phase
             && let Some(cause) = self.disk.tick(self.slot.pid, now)
         {
@@ -193,8 +201,11 @@ impl Sandbox {
         while self.reports {
             match handshake::receive_now::<Report>(self.slot.socket.as_fd()) {
                 Ok((Report::Warm { missing }, _)) => self.note(missing),
-                Ok((Report::Running { missing, listeners: count }, mut listeners)) => {
+                Ok((Report::Running { missing, listeners: count, refusals }, mut listeners)) => {
                     self.note(missing);
+                    if let (true, Some(refused)) = (refusals, &mut self.refused) {
+                        refused.listen(listeners.pop());
+                    }
                     // What comes behind the listeners are the memory file systems that init made.
                     self.disk.add(listeners.split_off(count.min(listeners.len())));
                     let now = Instant::now();
@@ -293,6 +304,7 @@ impl Sandbox {
             timing: Timing { build, teardown },
             enforced: std::mem::take(&mut self.enforced),
             missing: std::mem::take(&mut self.missing),
+            refused: self.refused.as_ref().map(Refused::list).unwrap_or_default(),
         };
         self.tell(&Answer::Done(outcome), &[]);
     }

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use seccompiler::sock_filter;
 
+use crate::additions;
 use crate::error::{Failure, Stage};
 use crate::plan::Instruction;
-use crate::profiles::{self, Rule};
+use crate::profiles::{self, Architecture, Rule};
 use crate::spec::{Filter, Profile};
 
 const LOAD: u16 = 0x20;
@@ -27,10 +28,8 @@ const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
 const ERRNO: u32 = 0x0005_0000;
 
-#[cfg(target_arch = "x86_64")]
-const OUR_ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const OUR_ARCHITECTURE: u32 = 0xc000_00b7;
+/// Hand the call to a listener (seccomp_unotify(2), 5.0).
+const NOTIFY: u32 = 0x7fc0_0000;
 
 /// The first number of the x32 interface; no other architecture has numbers as high.
 const X32: u32 = 0x4000_0000;
@@ -49,9 +48,40 @@ enum Verdict {
 /// # Errors
 /// A rule of [`Stage::Seccomp`] when an addition is unknown or would open the sandbox itself.
 pub(crate) fn compile(filter: &Filter) -> Result<Vec<Instruction>, Failure> {
+    for name in &filter.additions {
+        additions::check(name).map_err(|error| Failure::rule(Stage::Seccomp, error.to_string()))?;
+    }
+    Ok(compile_for(filter, Architecture::OURS))
+}
+
+/// The same filter, with every error that it answers handed to a listener instead.
+pub(crate) fn notifying(program: &[Instruction]) -> Vec<Instruction> {
+    let handed = |(code, yes, no, value): &Instruction| match errno(*value) {
+        Some(_) if *code == RETURN => (*code, *yes, *no, NOTIFY),
+        _ => (*code, *yes, *no, *value),
+    };
+    program.iter().map(handed).collect()
+}
+
+/// The error that a filter's value stands for.
+pub(crate) fn errno(value: u32) -> Option<i32> {
+    (value & 0xffff_0000 == ERRNO).then_some((value & 0xffff) as i32)
+}
+
+/// Which argument of a call decides whether it is refused, where one does.
+pub(crate) fn telling_argument(number: u32) -> Option<usize> {
+    let entry = profiles::DEFAULT.iter().find(|entry| profiles::number(entry.name) == Some(number))?;
+    match entry.rule {
+        Rule::Always => None,
+        Rule::NoTerminalInjection => Some(1),
+        Rule::NoNamespaces | Rule::Sockets | Rule::LocalSockets | Rule::Personalities => Some(0),
+    }
+}
+
+fn compile_for(filter: &Filter, architecture: Architecture) -> Vec<Instruction> {
     let mut verdicts = BTreeMap::new();
     for name in profiles::DANGEROUS {
-        if let Some(number) = profiles::number(name) {
+        if let Some(number) = profiles::number_on(architecture, name) {
             verdicts.insert(number, Verdict::Fixed(ERRNO | libc::EPERM as u32));
         }
     }
@@ -60,7 +90,7 @@ pub(crate) fn compile(filter: &Filter) -> Result<Vec<Instruction>, Failure> {
         if strict && profiles::NOT_STRICT.contains(&entry.name) {
             continue;
         }
-        let Some(number) = profiles::number(entry.name) else { continue };
+        let Some(number) = profiles::number_on(architecture, entry.name) else { continue };
         let verdict = match entry.rule {
             Rule::Always => Verdict::Fixed(ALLOW),
             Rule::Sockets if strict => Verdict::Test(Rule::LocalSockets),
@@ -68,15 +98,10 @@ pub(crate) fn compile(filter: &Filter) -> Result<Vec<Instruction>, Failure> {
         };
         verdicts.insert(number, verdict);
     }
-    for name in &filter.additions {
-        let refused = |why: &str| Failure::rule(Stage::Seccomp, format!("addition {name}: {why}"));
-        let number = profiles::number(name).ok_or_else(|| refused("no such system call here"))?;
-        if profiles::NEVER.contains(&name.as_str()) {
-            return Err(refused("would open the sandbox itself"));
-        }
+    for number in filter.additions.iter().filter_map(|name| profiles::number_on(architecture, name)) {
         verdicts.insert(number, Verdict::Fixed(ALLOW));
     }
-    Ok(assemble(&verdicts))
+    assemble(&verdicts, architecture)
 }
 
 /// The filter of init: what reaping and reporting needs, whatever the profile.
@@ -87,7 +112,7 @@ pub(crate) fn init() -> Vec<Instruction> {
             verdicts.insert(number, Verdict::Fixed(ALLOW));
         }
     }
-    assemble(&verdicts)
+    assemble(&verdicts, Architecture::OURS)
 }
 
 /// Loads a filter into the calling thread; no_new_privs must be set.
@@ -101,8 +126,13 @@ pub(crate) fn load(filter: &[Instruction]) -> Result<(), nix::errno::Errno> {
     })
 }
 
+/// Loads a filter that hands calls to a listener, and gives that listener's descriptor; no_new_privs must be set.
+pub(crate) fn load_listening(filter: &[Instruction]) -> Result<std::os::fd::OwnedFd, nix::errno::Errno> {
+    crate::sys::seccomp_listen(filter)
+}
+
 /// Lays out: architecture and x32, then a binary search over ranges of equal verdict, then the verdicts.
-fn assemble(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Instruction> {
+fn assemble(verdicts: &BTreeMap<u32, Verdict>, architecture: Architecture) -> Vec<Instruction> {
     let unknown = Verdict::Fixed(ERRNO | libc::ENOSYS as u32);
     let mut ranges: Vec<(u32, &Verdict)> = vec![(0, &unknown)];
     let mut push = |start: u32, verdict| match ranges.last_mut() {
@@ -130,7 +160,7 @@ fn assemble(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Instruction> {
     // Leaves come after the tree, each once; the tree jumps to them by unconditional jump where they are too far.
     let mut program = vec![
         (LOAD, 0, 0, ARCHITECTURE),
-        (JUMP_EQUAL, 1, 0, OUR_ARCHITECTURE),
+        (JUMP_EQUAL, 1, 0, architecture.audit()),
         (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, NUMBER),
         (JUMP_GREATER_EQUAL, 0, 1, X32),

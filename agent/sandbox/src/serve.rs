@@ -20,11 +20,12 @@ use crate::host::{Mode, Standing};
 use crate::outcome::Cause;
 use crate::plan::{Instruction, Plan, Rlimit};
 use crate::protection::{Missing, Protection};
+use crate::refused::Refused;
 use crate::running::{Next, Phase, Sandbox};
 use crate::seccomp;
 use crate::slot::{Slot, Time};
 use crate::sources::{self, Context, Opened, Owners};
-use crate::spec::{Filter, Limits, Mount, Network, Spec, Upper};
+use crate::spec::{Filter, Limits, Mount, Network, Refusals, Spec, Upper};
 use crate::start::{NAME, SOCKET, Setup};
 use crate::sys::{self, Forked};
 use crate::userns::IdMap;
@@ -263,13 +264,16 @@ impl Server {
         check(&spec)?;
         let verdict = assess(&spec, &self.standing, self.cgroups.has(Controller::Pids))?;
         let filter = self.filter(&spec)?;
+        let listed = spec.filter.refusals == Refusals::Listed;
+        let refused = if listed { filter.clone().map(Refused::new) } else { None };
+        let filter = if listed { filter.map(|filter| seccomp::notifying(&filter)) } else { filter };
         let slot = match self.live_slot() {
             Some(slot) => slot,
             None => Slot::new(&mut self.cgroups, &self.ground, self.time, &self.init_filter)?,
         };
         let (enforced, mut missing) = (verdict.enforced, verdict.missing);
         match self.assign(&slot, spec, filter, [stdin, stdout, stderr], &mut missing) {
-            Ok((memory, disk)) => Ok(Next { slot, memory, disk, limits, enforced, missing, arrived }),
+            Ok((memory, disk)) => Ok(Next { slot, memory, disk, refused, limits, enforced, missing, arrived }),
             Err(failure) => {
                 slot.kill();
                 self.closing.push(slot);
@@ -353,6 +357,7 @@ impl Server {
                 Network::Exit { listeners } => listeners,
             },
             filter,
+            listening: spec.filter.refusals == Refusals::Listed,
         };
         let plan = handshake::store("plan", &plan)?;
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];

@@ -359,6 +359,19 @@ pub struct Filter {
     /// System calls to allow beyond it, by name (`ptrace`). A name that this machine's kernel interface does not know
     /// refuses the launch, as does one that would open the sandbox itself.
     pub additions: BTreeSet<String>,
+    /// Whether the outcome lists the calls that were refused.
+    pub refusals: Refusals,
+}
+
+/// What becomes of refused calls, beside being refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub enum Refusals {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// They are listed in [`crate::outcome::Outcome::refused`]. Each then costs a switch to the launcher and back, and a step
+    /// can't use a listener of its own.
+    Listed,
 }
 
 /// A list of allowed system calls.

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
 use crate::error::{Failure, Stage};
+use crate::handshake::{self, Prelude};
 use crate::plan::{Plan, Rlimit};
 use crate::seccomp;
 use crate::spec::Identity;
@@ -23,7 +24,7 @@ use crate::sys;
 const SCOPES: u64 = 0b11;
 
 /// Becomes the program; returns only on failure.
-pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3]) -> Result<Infallible, Failure> {
+pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3], report: BorrowedFd<'_>) -> Result<Infallible, Failure> {
     let failed = |stage, subject: &'static str| move |errno| Failure::new(stage, subject, errno);
     // Its own session: no controlling terminal, and none can be pushed on it since it opens none of the host.
     nix::unistd::setsid().map_err(failed(Stage::Identity, "session"))?;
@@ -73,7 +74,13 @@ pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3]) -> Result<Infallible, Fai
     sys::close_on_exec_from(3).map_err(failed(Stage::Descriptors, ""))?;
     sys::reset_signals().map_err(failed(Stage::Exec, "signals"))?;
     if let Some(filter) = &plan.filter {
-        seccomp::load(filter).map_err(failed(Stage::Seccomp, ""))?;
+        if plan.listening {
+            let listener = seccomp::load_listening(filter).map_err(failed(Stage::Seccomp, "listener"))?;
+            // From here on only calls that the filter allows: nobody answers yet.
+            handshake::send(report, &Prelude::Listening, &[listener.as_fd()]).map_err(failed(Stage::Seccomp, "listener"))?;
+        } else {
+            seccomp::load(filter).map_err(failed(Stage::Seccomp, ""))?;
+        }
     }
     let mut error = Errno::ENOENT;
     for program in &programs {

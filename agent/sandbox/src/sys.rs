@@ -416,3 +416,67 @@ pub(crate) fn clear_ambient() -> Result<(), Errno> {
     // WHY: the caps crate lowers one capability after another. SAFETY: no memory argument.
     Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }).map(drop)
 }
+
+/// A refused call that waits for an answer.
+pub(crate) struct Notice {
+    /// Which one.
+    pub id: u64,
+    /// Its number.
+    pub number: u32,
+    /// The interface that it came by.
+    pub architecture: u32,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+}
+
+/// seccomp(2) with SECCOMP_FILTER_FLAG_NEW_LISTENER (5.0): loads a filter and gives the descriptor of its listener, which exec
+/// closes.
+pub(crate) fn seccomp_listen(filter: &[(u16, u8, u8, u32)]) -> Result<OwnedFd, Errno> {
+    const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+    const SECCOMP_FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 8;
+    let mut program: Vec<libc::sock_filter> =
+        filter.iter().map(|(code, jt, jf, k)| libc::sock_filter { code: *code, jt: *jt, jf: *jf, k: *k }).collect();
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    // WHY: seccompiler knows no listeners. SAFETY: `program` points to as many live instructions as it says.
+    let raw =
+        check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &raw const program) })?;
+    Ok(adopt(raw as RawFd))
+}
+
+/// `struct seccomp_notif` of seccomp_unotify(2).
+#[repr(C)]
+#[derive(Default)]
+struct SeccompNotif {
+    id: u64,
+    pid: u32,
+    flags: u32,
+    number: i32,
+    architecture: u32,
+    address: u64,
+    arguments: [u64; 6],
+}
+
+/// SECCOMP_IOCTL_NOTIF_RECV: the next waiting call. Blocks when none waits; ENOENT when it died meanwhile.
+pub(crate) fn notice(listener: BorrowedFd<'_>) -> Result<Notice, Errno> {
+    const SECCOMP_IOCTL_NOTIF_RECV: libc::c_ulong = 0xc050_2100;
+    let mut notif = SeccompNotif::default();
+    // WHY: nix has no such ioctl. SAFETY: `notif` is zeroed, as demanded, and of the kernel's size of 80 bytes.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut notif) })?;
+    Ok(Notice { id: notif.id, number: notif.number as u32, architecture: notif.architecture, arguments: notif.arguments })
+}
+
+/// SECCOMP_IOCTL_NOTIF_SEND: answers with an error.
+pub(crate) fn answer_notice(listener: BorrowedFd<'_>, id: u64, errno: i32) -> Result<(), Errno> {
+    const SECCOMP_IOCTL_NOTIF_SEND: libc::c_ulong = 0xc018_2101;
+    #[repr(C)]
+    struct Response {
+        id: u64,
+        value: i64,
+        error: i32,
+        flags: u32,
+    }
+    let response = Response { id, value: 0, error: -errno, flags: 0 };
+    // WHY: nix has no such ioctl. SAFETY: `response` is of the kernel's size of 24 bytes and outlives the call.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, &raw const response) }).map(drop)
+}

@@ -10,7 +10,7 @@ use caisson_model::outcome::{AnnotationLevel, EgressEntry, Enforcement, Fault, M
 use caisson_model::policy::{Grant, Identity};
 use caisson_model::step::StepSpec;
 use caisson_proto::api::{AgentApi, ApiError};
-use caisson_sandbox::spec::Mount;
+use caisson_sandbox::spec::{Mount, Profile};
 use indexmap::IndexMap;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,6 +113,8 @@ impl<A: AgentApi> Course<'_, A> {
             system: self.attempt.workspace.system(),
             mounts,
             counted: self.attempt.workspace.counted(),
+            // What caisson itself runs over what others wrote: archives, lists, digests.
+            profile: if program.powers == Powers::None { Profile::Strict } else { Profile::Default },
             secrets: if granted { self.secrets.files() } else { Vec::new() },
             timeout: self.limit.map(|limit| limit.limit),
         };
@@ -341,6 +343,7 @@ pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(),
         system: attempt.workspace.system(),
         mounts: attempt.workspace.mounts(),
         counted: attempt.workspace.counted(),
+        profile: Profile::Strict,
         secrets: Vec::new(),
         timeout: None,
     };

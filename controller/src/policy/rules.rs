@@ -21,6 +21,8 @@ pub struct Rules {
     pub network: Network,
     /// `[limits]`: for every step.
     pub limits: Bounds,
+    /// `[seccomp]`: for every step.
+    pub seccomp: SystemCalls,
     /// `[secrets]`: for every workflow.
     pub secrets: SecretRules,
     /// `[[retry]]`: jobs that are tried again by themselves. The last entry that matches counts.
@@ -101,6 +103,14 @@ pub struct WorkflowRules {
     pub allow: BTreeSet<SecurityRule>,
     /// The most that `permissions:` of a workflow or job may ask for; what asks for more gets this.
     pub permissions: Option<Permissions>,
+}
+
+/// `[seccomp]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SystemCalls {
+    /// System calls beyond the profile, by name.
+    pub allow: Vec<String>,
 }
 
 /// `[secrets]`.
@@ -193,6 +203,11 @@ impl Rules {
     /// What people call where the rules come from.
     pub fn origin(&self) -> &str {
         self.origin.as_deref().unwrap_or("policy")
+    }
+
+    /// Every system call that the rules name, wherever they do.
+    pub fn system_calls(&self) -> impl Iterator<Item = &str> {
+        self.seccomp.allow.iter().chain(self.step.iter().flat_map(|rule| rule.system_calls.iter().flatten())).map(String::as_str)
     }
 
     /// All entries that match the step, as one.

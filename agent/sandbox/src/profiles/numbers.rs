@@ -1,9 +1,56 @@
 //! The numbers of system calls by name, for both architectures, from the kernel's own tables as `libc` carries them.
 
-/// The number of a call on this architecture; `None` where it has none.
+use super::aarch64::AARCH64;
+
+/// A machine that filters can be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    #[cfg(target_arch = "x86_64")]
+    X86_64,
+    #[allow(dead_code, reason = "made on the other machine by tests alone")]
+    Aarch64,
+}
+
+impl Architecture {
+    /// The one that this program was built for.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const OURS: Architecture = Self::X86_64;
+    /// The one that this program was built for.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) const OURS: Architecture = Self::Aarch64;
+
+    /// As the kernel names it to filters (`AUDIT_ARCH_*`).
+    pub(crate) const fn audit(self) -> u32 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::X86_64 => 0xc000_003e,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+}
+
+/// The number of a call on this machine; `None` where it has none.
 pub(crate) fn number(name: &str) -> Option<u32> {
-    let table: &[(&str, libc::c_long)] = COMMON;
-    table.iter().chain(LEGACY).find(|(known, _)| *known == name).and_then(|(_, number)| u32::try_from(*number).ok())
+    number_on(Architecture::OURS, name)
+}
+
+/// The number of a call on a machine; `None` where it has none.
+pub(crate) fn number_on(architecture: Architecture, name: &str) -> Option<u32> {
+    match architecture {
+        #[cfg(target_arch = "x86_64")]
+        Architecture::X86_64 => own().find(|(known, _)| *known == name).map(|(_, number)| number),
+        Architecture::Aarch64 => AARCH64.iter().find(|(known, _)| *known == name).map(|(_, number)| *number),
+    }
+}
+
+/// The name of a call of this machine, if it is known.
+pub(crate) fn name(number: u32) -> Option<&'static str> {
+    own().find(|(_, known)| *known == number).map(|(name, _)| name)
+}
+
+/// The table of this machine.
+fn own() -> impl Iterator<Item = (&'static str, u32)> {
+    COMMON.iter().chain(LEGACY).filter_map(|(name, number)| Some((*name, u32::try_from(*number).ok()?)))
 }
 
 /// Calls that both architectures have.
@@ -362,3 +409,26 @@ const LEGACY: &[(&str, libc::c_long)] = &[
 /// None here.
 #[cfg(not(target_arch = "x86_64"))]
 const LEGACY: &[(&str, libc::c_long)] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_machines_table_is_whole() {
+        for (name, number) in COMMON {
+            let there = number_on(Architecture::Aarch64, name);
+            assert!(there.is_some(), "{name}");
+            if cfg!(target_arch = "aarch64") {
+                assert_eq!(there, u32::try_from(*number).ok(), "{name}");
+            }
+        }
+        // From the kernel's own table, where it stands by heart: the first, one in the middle, the last of old and of new.
+        for (name, number) in [("io_setup", 0), ("openat", 56), ("execve", 221), ("clone", 220), ("clone3", 435), ("faccessat2", 439)] {
+            assert_eq!(number_on(Architecture::Aarch64, name), Some(number), "{name}");
+        }
+        let mut numbers: Vec<u32> = AARCH64.iter().map(|(_, number)| *number).collect();
+        numbers.dedup();
+        assert_eq!(numbers.len(), AARCH64.len(), "no number twice");
+    }
+}
