@@ -5,6 +5,8 @@
 
 #[path = "contract/agent.rs"]
 mod agent;
+#[path = "../controller/tests/database/mod.rs"]
+mod database;
 #[path = "contract/order.rs"]
 mod order;
 #[path = "contract/promises.rs"]
@@ -14,6 +16,7 @@ use caisson_controller::listen::Listener;
 use caisson_controller::secrets::Secrets;
 use caisson_controller::secrets::given::Given;
 use caisson_controller::service::{Options, Service};
+use caisson_controller::store::Place;
 use caisson_model::secret::SecretValue;
 use caisson_proto::api::{ApiError, ClientApi};
 use caisson_proto::client::Client;
@@ -22,8 +25,12 @@ use futures_util::StreamExt;
 use crate::agent::*;
 
 async fn open(dir: &std::path::Path) -> Service {
+    open_at(dir, Options::new(dir.to_owned()).store).await
+}
+
+async fn open_at(dir: &std::path::Path, store: Place) -> Service {
     let given = Given::new([("TOKEN".to_owned(), SecretValue::new(b"hunter2".to_vec()))]);
-    Service::open(Options { secrets: Secrets::new(vec![Box::new(given)]), ..Options::new(dir.to_owned()) }).await.unwrap()
+    Service::open(Options { store, secrets: Secrets::new(vec![Box::new(given)]), ..Options::new(dir.to_owned()) }).await.unwrap()
 }
 
 macro_rules! contract {
@@ -33,6 +40,17 @@ macro_rules! contract {
             async fn $promise() {
                 let dir = tempfile::tempdir().unwrap();
                 let service = super::open(dir.path()).await;
+                crate::$of::$promise(service.clone()).await;
+                crate::agent::in_time("closing", service.close()).await;
+            })*
+        }
+
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                let dir = tempfile::tempdir().unwrap();
+                let Some(url) = tokio::task::spawn_blocking(crate::database::new).await.unwrap() else { return };
+                let service = super::open_at(dir.path(), crate::Place::Postgres(url)).await;
                 crate::$of::$promise(service.clone()).await;
                 crate::agent::in_time("closing", service.close()).await;
             })*

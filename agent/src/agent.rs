@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::clock;
 use crate::job::{self, Assignment, Notice};
 pub use crate::options::{Options, default_labels};
+use crate::outbox::{self, Kept};
 use crate::probe::Readiness;
 use crate::retry::Backoff;
 use crate::stop::{Stages, Stop, order};
@@ -93,8 +94,9 @@ impl<A: AgentApi> Agent<A> {
             api: self.api,
             launcher: self.launcher,
             options: Arc::new(self.options),
-            attempts: state.attempts.clone(),
-            trees: state.trees.clone(),
+            attempts: state.attempts,
+            outboxes: state.outboxes,
+            trees: state.trees,
             reserved: HashMap::new(),
             running: HashMap::new(),
             closing: Vec::new(),
@@ -104,6 +106,7 @@ impl<A: AgentApi> Agent<A> {
             term: Duration::from_secs(30),
             grace: Duration::from_secs(60),
         };
+        state.kept.into_iter().for_each(|kept| floor.resume(kept));
         let result = floor.serve(received, shutdown).await;
         for task in floor.closing {
             join(task).await;
@@ -138,6 +141,7 @@ struct Floor<A> {
     options: Arc<Options>,
     attempts: PathBuf,
     trees: Trees,
+    outboxes: PathBuf,
     reserved: HashMap<Hold, Reservation>,
     running: HashMap<Hold, RunningAttempt>,
     closing: Vec<JoinHandle<()>>,
@@ -363,6 +367,7 @@ impl<A: AgentApi> Floor<A> {
             hold,
             spec: reservation.spec,
             directory: self.attempts.join(format!("{}-{}", hold.attempt.to_string().replace('#', "-"), hold.fence.0)),
+            outboxes: self.outboxes.clone(),
             stop: Arc::clone(&stop),
             notices: self.notices.clone(),
             trees: self.trees.clone(),
@@ -371,6 +376,19 @@ impl<A: AgentApi> Floor<A> {
         let task = tokio::spawn(async move {
             // A defect in one attempt must not take its slot for ever.
             join(tokio::spawn(job::run(assignment))).await;
+            let _ = notices.send(Notice::Ended(hold)).await;
+        });
+        self.running.insert(hold, RunningAttempt { stop, task });
+    }
+
+    /// An attempt that an earlier agent finished is this one's until it is told.
+    fn resume(&mut self, kept: Kept) {
+        let hold = kept.completion.hold;
+        let stop = Arc::new(watch::Sender::new(Stop::Run));
+        let telling = job::resume(Arc::clone(&self.api), kept, Arc::clone(&stop), self.notices.clone());
+        let notices = self.notices.clone();
+        let task = tokio::spawn(async move {
+            join(tokio::spawn(telling)).await;
             let _ = notices.send(Notice::Ended(hold)).await;
         });
         self.running.insert(hold, RunningAttempt { stop, task });
@@ -432,6 +450,8 @@ async fn join(task: JoinHandle<()>) {
 struct StateDirectory {
     attempts: PathBuf,
     trees: Trees,
+    outboxes: PathBuf,
+    kept: Vec<Kept>,
     _lock: File,
 }
 
@@ -460,7 +480,9 @@ impl StateDirectory {
                 }
             }
             let trees = Trees::open(path.join("trees"), launcher);
-            Ok(StateDirectory { attempts, trees, _lock: lock })
+            let outboxes = path.join("outbox");
+            let kept = outbox::kept(&outboxes).map_err(failed)?;
+            Ok(StateDirectory { attempts, trees, outboxes, kept, _lock: lock })
         });
         opened.await.unwrap_or_else(|error| Err(failed(io::Error::other(error))))
     }

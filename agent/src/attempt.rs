@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::contexts::JobContexts;
 use crate::environment::Inherited;
 use crate::host::HostRules;
+use crate::outbox::Outbox;
 use crate::reports::Reports;
 use crate::step::{Layer, Post};
 use crate::stop::Stop;
@@ -57,6 +58,8 @@ pub struct Attempt<A> {
     pub states: HashMap<Vec<u32>, Vec<(String, String)>>,
     /// How many sets of command files there were.
     pub serial: u32,
+    /// What it still has to tell, on disk.
+    pub outbox: Outbox,
     /// Where reports go.
     pub reports: Reports,
     /// The order that the attempt is under.

@@ -23,9 +23,11 @@ use crate::attempt::{Attempt, Deadline};
 use crate::clock;
 use crate::contexts::{Hashes, JobContexts, StepContexts, Unfinished};
 use crate::environment::Inherited;
+use crate::logs::Closed;
 use crate::mask::Masker;
 use crate::options::Options;
-use crate::reports::Reports;
+use crate::outbox::{Kept, Outbox};
+use crate::reports::{self, Reports};
 use crate::retry;
 use crate::step::{self, Ended};
 use crate::stop::Stop;
@@ -47,6 +49,8 @@ pub struct Assignment<A> {
     pub spec: Digest,
     /// The attempt's directory, which does not exist yet.
     pub directory: PathBuf,
+    /// Where outboxes are.
+    pub outboxes: PathBuf,
     /// The order that it is under; it may itself find out that it is fenced.
     pub stop: Arc<watch::Sender<Stop>>,
     /// Where its agent listens.
@@ -84,9 +88,9 @@ pub async fn run<A: AgentApi>(assignment: Assignment<A>) {
         Err(message) => {
             tracing::error!(attempt = %hold.attempt, message, "workspace was not opened");
             let cause = Cause::Sandbox { message, fault: Fault::Environment };
-            Settled { outcome: Outcome::Faulted, cause: Some(cause), outputs: IndexMap::new(), workspace: None }
+            Settled { outcome: Outcome::Faulted, cause: Some(cause), outputs: IndexMap::new(), workspace: None, outbox: None }
         }
-        Ok(workspace) => steps(&assignment, Arc::clone(&spec), workspace).await,
+        Ok((workspace, outbox)) => steps(&assignment, Arc::clone(&spec), workspace, outbox).await,
     };
     let order = *orders.borrow();
     if order != Stop::Run {
@@ -98,16 +102,45 @@ pub async fn run<A: AgentApi>(assignment: Assignment<A>) {
         Stop::Run | Stop::Cancel(_) => {
             let completion =
                 Completion { hold, outcome: settled.outcome, cause: settled.cause, outputs: settled.outputs, at: clock::now() };
-            complete(&assignment, completion).await;
+            complete(assignment.api.as_ref(), &assignment.stop, completion).await;
         }
     }
     let _ = assignment.notices.send(Notice::Recorded(hold)).await;
+    settled.outbox.iter().for_each(Outbox::remove);
     if let Some(workspace) = settled.workspace {
         // Its drop removes what it holds, and logs what could not be removed.
         if let Err(error) = tokio::task::spawn_blocking(move || drop(workspace)).await {
             tracing::error!(%error, "removing a workspace ended early");
         }
     }
+}
+
+/// Tells what is left to be told of an attempt that an earlier agent finished.
+pub async fn resume<A: AgentApi>(api: Arc<A>, kept: Kept, stop: Arc<watch::Sender<Stop>>, notices: mpsc::Sender<Notice>) {
+    let Kept { outbox, completion, reports, logs } = kept;
+    let hold = completion.hold;
+    tracing::info!(attempt = %hold.attempt, "attempt that had finished is told of");
+    for step in logs {
+        let mut orders = stop.subscribe();
+        let delivered = match Closed::resume(Arc::clone(&api), hold, step, outbox.spool()) {
+            Ok(closed) => tokio::select! {
+                delivered = closed.deliver() => delivered.map(drop).map_err(|error| error.to_string()),
+                () = retry::forgotten(&mut orders) => Ok(()),
+            },
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = delivered {
+            tracing::error!(error, attempt = %hold.attempt, step = step.0, "log was not sealed");
+        }
+    }
+    for report in reports {
+        reports::tell(api.as_ref(), report, &stop).await;
+    }
+    if *stop.borrow() != Stop::Forget {
+        complete(api.as_ref(), &stop, completion).await;
+    }
+    outbox.remove();
+    let _ = notices.send(Notice::Recorded(hold)).await;
 }
 
 /// The digest under which a spec is offered: SHA-256 over its JSON.
@@ -127,11 +160,11 @@ async fn give_back<A: AgentApi>(assignment: &Assignment<A>, reason: &str) {
 }
 
 /// Repeats the completion until it is recorded or known to be unwanted.
-async fn complete<A: AgentApi>(assignment: &Assignment<A>, completion: Completion) {
-    let orders = assignment.stop.subscribe();
+async fn complete<A: AgentApi>(api: &A, stop: &watch::Sender<Stop>, completion: Completion) {
+    let orders = stop.subscribe();
     let mut backoff = retry::Backoff::new();
     loop {
-        match retry::until_answered(&orders, || assignment.api.complete_attempt(completion.clone())).await {
+        match retry::until_answered(&orders, || api.complete_attempt(completion.clone())).await {
             Ok(recorded) => {
                 return tracing::info!(attempt = %completion.hold.attempt, outcome = %completion.outcome, ?recorded, "attempt ended");
             }
@@ -145,14 +178,18 @@ async fn complete<A: AgentApi>(assignment: &Assignment<A>, completion: Completio
     }
 }
 
-async fn open<A: AgentApi>(assignment: &Assignment<A>, spec: &JobSpec) -> Result<Workspace, String> {
+async fn open<A: AgentApi>(assignment: &Assignment<A>, spec: &JobSpec) -> Result<(Workspace, Outbox), String> {
     let root = spec.steps.iter().any(|step| step.grant.identity == Identity::Root);
     let identity = if root { Identity::Root } else { Identity::User };
     let (launcher, options, directory) = (assignment.launcher.clone(), Arc::clone(&assignment.options), assignment.directory.clone());
-    let opened = tokio::task::spawn_blocking(move || Workspace::open(&launcher, &options.host, directory, identity)).await;
-    match opened {
-        Ok(Ok(workspace)) => Ok(workspace),
-        Ok(Err(error)) => Err(chain(&error)),
+    let (outboxes, hold) = (assignment.outboxes.clone(), assignment.hold);
+    let opened = tokio::task::spawn_blocking(move || {
+        let outbox = Outbox::make(&outboxes, hold).map_err(|error| format!("make {}: {error}", outboxes.display()))?;
+        Ok((Workspace::open(&launcher, &options.host, directory, identity).map_err(|error| chain(&error))?, outbox))
+    });
+    match opened.await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(error)) => Err(error),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -172,9 +209,10 @@ struct Settled {
     cause: Option<Cause>,
     outputs: IndexMap<String, String>,
     workspace: Option<Workspace>,
+    outbox: Option<Outbox>,
 }
 
-async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, workspace: Workspace) -> Settled {
+async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, workspace: Workspace, outbox: Outbox) -> Settled {
     let hold = assignment.hold;
     let agent = assignment.options.name.0.clone();
     let mut attempt = Attempt {
@@ -195,7 +233,8 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
         posts: Vec::new(),
         states: HashMap::new(),
         serial: 0,
-        reports: Reports::open(Arc::clone(&assignment.api), hold, Arc::clone(&assignment.stop)),
+        reports: Reports::open(Arc::clone(&assignment.api), hold, Arc::clone(&assignment.stop), outbox.reports().ok()),
+        outbox,
         orders: assignment.stop.subscribe(),
         deadline: Deadline { at: far(spec.timeout), limit: spec.timeout },
     };
@@ -238,9 +277,16 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
     }
     let (outcome, cause) = state.settle(*attempt.orders.borrow(), spec.timeout);
     let outputs = outputs(&attempt, &spec, outcome);
-    let Attempt { reports, workspace, .. } = attempt;
+    let Attempt { reports, workspace, outbox, orders, .. } = attempt;
+    if matches!(*orders.borrow(), Stop::Run | Stop::Cancel(_)) {
+        // From here on the job has finished, whatever becomes of this process.
+        let completion = Completion { hold, outcome, cause: cause.clone(), outputs: outputs.clone(), at: clock::now() };
+        if let Err(error) = outbox.complete(&completion) {
+            tracing::warn!(%error, attempt = %hold.attempt, "completion was not kept on disk; a crash of this agent would lose it");
+        }
+    }
     reports.close().await;
-    Settled { outcome, cause, outputs, workspace: Some(workspace) }
+    Settled { outcome, cause, outputs, workspace: Some(workspace), outbox: Some(outbox) }
 }
 
 /// A point in time that far away, or as good as never.

@@ -36,6 +36,7 @@ pub mod logs;
 pub mod lower;
 pub mod mask;
 pub mod options;
+pub mod outbox;
 pub mod output;
 pub mod packages;
 pub mod probe;

@@ -30,6 +30,9 @@ use crate::retry::Backoff;
 /// How far a writer may be ahead of the controller's answers while there is a connection.
 const AHEAD: u64 = 4 << 20;
 
+/// How often a whole log is delivered again because the controller that seals it lacks what an earlier one had.
+const REWINDS: u32 = 3;
+
 /// The most that is kept of the end of a log that outgrew its limit.
 const TAIL: u64 = 1 << 20;
 
@@ -156,11 +159,11 @@ impl<A: AgentApi> StepLog<A> {
         Ok(())
     }
 
-    /// Ends the log: waits until the controller keeps all of it, however long it cannot be reached, and has sealed it.
+    /// Ends the log: nothing is written any more, and what is to be delivered and sealed stands on disk.
     ///
     /// # Errors
     /// As [`StepLog::write`].
-    pub async fn seal(mut self) -> Result<LogSeal, LogError> {
+    pub async fn close(mut self) -> Result<Closed<A>, LogError> {
         let mut tail = Vec::from(std::mem::take(&mut self.tail));
         if self.lost > 0 {
             // Rather a little less than half a line, or half a character.
@@ -172,26 +175,20 @@ impl<A: AgentApi> StepLog<A> {
             self.gaps.push(LogGap { offset, bytes: self.lost, reason });
         }
         self.append(&tail).await?;
-        self.progress.send_modify(|p| p.closed = true);
-        if let Err(error) = (&mut self.delivery.0).await {
-            let broken = ApiError::Broken(format!("the delivery of the log ended: {error}"));
-            return Err(LogError::Refused(broken));
-        }
-        self.ended()?;
         let total = self.progress.borrow().written;
         let seal = LogSeal { total, digest: Digest(self.digest.clone().finalize().into()), gaps: std::mem::take(&mut self.gaps) };
-        let mut backoff = Backoff::default();
-        loop {
-            match self.api.seal_log(self.hold, self.step, seal.clone()).await {
-                Ok(()) => return Ok(seal),
-                Err(error) if error.is_transient() => {
-                    tracing::debug!(%error, attempt = %self.hold.attempt, step = self.step.0, "the log could not be sealed yet");
-                    tokio::time::sleep(backoff.pause()).await;
-                }
-                Err(ApiError::Fenced) => return Err(LogError::Fenced),
-                Err(error) => return Err(LogError::Refused(error)),
-            }
-        }
+        self.spool.write_seal(&seal).await.map_err(|source| self.failed("write", Arc::new(source)))?;
+        self.progress.send_modify(|p| p.closed = true);
+        let StepLog { api, hold, step, spool, progress, delivery, .. } = self;
+        Ok(Closed { api, hold, step, spool, progress, delivery, seal })
+    }
+
+    /// Ends the log and delivers it: [`StepLog::close`], then [`Closed::deliver`].
+    ///
+    /// # Errors
+    /// As [`StepLog::write`].
+    pub async fn seal(self) -> Result<LogSeal, LogError> {
+        self.close().await?.deliver().await
     }
 
     async fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
@@ -210,16 +207,91 @@ impl<A: AgentApi> StepLog<A> {
     }
 
     fn ended(&self) -> Result<(), LogError> {
-        match self.progress.borrow().end.clone() {
-            None => Ok(()),
-            Some(End::Fenced) => Err(LogError::Fenced),
-            Some(End::Refused(error)) => Err(LogError::Refused(error)),
-            Some(End::Unreadable(source)) => Err(self.failed("read", source)),
-        }
+        ended(&self.progress, &self.spool)
     }
 
     fn failed(&self, act: &'static str, source: Arc<io::Error>) -> LogError {
         LogError::Spool { act, path: self.spool.path().to_owned(), source }
+    }
+}
+
+fn ended(progress: &watch::Sender<Progress>, spool: &Spool) -> Result<(), LogError> {
+    match progress.borrow().end.clone() {
+        None => Ok(()),
+        Some(End::Fenced) => Err(LogError::Fenced),
+        Some(End::Refused(error)) => Err(LogError::Refused(error)),
+        Some(End::Unreadable(source)) => Err(LogError::Spool { act: "read", path: spool.path().to_owned(), source }),
+    }
+}
+
+/// A log that is written and not yet sealed at the controller. Dropping it ends delivery.
+pub struct Closed<A> {
+    api: Arc<A>,
+    hold: Hold,
+    step: StepIndex,
+    spool: Arc<Spool>,
+    progress: Arc<watch::Sender<Progress>>,
+    delivery: Delivering,
+    seal: LogSeal,
+}
+
+impl<A: AgentApi> Closed<A> {
+    /// Takes up a log that an earlier agent closed in `spool_dir`. Blocks for a moment. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What the system says about its files.
+    pub fn resume(api: Arc<A>, hold: Hold, step: StepIndex, spool_dir: &Path) -> io::Result<Closed<A>> {
+        let (spool, seal) = Spool::resume(&spool_dir.join(format!("step-{}.log", step.0)))?;
+        let spool = Arc::new(spool);
+        let progress = Arc::new(watch::Sender::new(Progress::closed(seal.total)));
+        let delivery = Delivery { api: Arc::clone(&api), hold, step, spool: Arc::clone(&spool), progress: Arc::clone(&progress) };
+        Ok(Closed { api, hold, step, spool, progress, delivery: Delivering(tokio::spawn(delivery.run())), seal })
+    }
+
+    /// Waits until the controller keeps all of it, however long it cannot be reached, and has sealed it.
+    ///
+    /// # Errors
+    /// As [`StepLog::write`].
+    pub async fn deliver(mut self) -> Result<LogSeal, LogError> {
+        if let Err(error) = (&mut self.delivery.0).await {
+            let broken = ApiError::Broken(format!("the delivery of the log ended: {error}"));
+            return Err(LogError::Refused(broken));
+        }
+        ended(&self.progress, &self.spool)?;
+        let mut backoff = Backoff::default();
+        loop {
+            match self.api.seal_log(self.hold, self.step, self.seal.clone()).await {
+                Ok(()) => return Ok(self.seal),
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, attempt = %self.hold.attempt, step = self.step.0, "the log could not be sealed yet");
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(ApiError::Fenced) => return Err(LogError::Fenced),
+                Err(error) if self.again(&error) => {
+                    // Another controller leads and has less of it, or none: all of it is sent once more.
+                    tracing::debug!(%error, attempt = %self.hold.attempt, step = self.step.0, "the log is delivered again");
+                    self.progress.send_modify(Progress::rewind);
+                    let delivery = Delivery {
+                        api: Arc::clone(&self.api),
+                        hold: self.hold,
+                        step: self.step,
+                        spool: Arc::clone(&self.spool),
+                        progress: Arc::clone(&self.progress),
+                    };
+                    self.delivery = Delivering(tokio::spawn(delivery.run()));
+                    tokio::time::sleep(backoff.pause()).await;
+                    // An error of the task shows in what it left behind.
+                    let _ended = (&mut self.delivery.0).await;
+                    ended(&self.progress, &self.spool)?;
+                }
+                Err(error) => return Err(LogError::Refused(error)),
+            }
+        }
+    }
+
+    /// Whether the controller that was asked to seal may lack what an earlier one had. Once only: then it is a refusal.
+    fn again(&mut self, error: &ApiError) -> bool {
+        matches!(error, ApiError::Invalid(_)) && self.progress.borrow().rewinds < REWINDS
     }
 }
 

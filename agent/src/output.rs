@@ -123,14 +123,31 @@ impl<A: AgentApi> Output<A> {
         (std::mem::take(&mut self.said.outputs), std::mem::take(&mut self.said.states))
     }
 
-    /// Ends the step's log: waits until the controller has all of it, or until the attempt is to be forgotten.
+    /// Ends the step's log. It is delivered and sealed while the job goes on, and before the controller hears of anything that
+    /// is reported after this.
     pub async fn seal(self) -> Said {
-        let (mut orders, mut said) = (self.orders, self.said);
-        said.log_error = self.log_error;
-        if said.log_error.is_none() {
-            tokio::select! {
-                sealed = self.log.seal() => said.log_error = sealed.err(),
-                () = forgotten(&mut orders) => {}
+        let Output { log, log_error, remarks, mut orders, mut said, .. } = self;
+        said.log_error = log_error;
+        if said.log_error.is_some() {
+            return said;
+        }
+        let closed = tokio::select! {
+            closed = log.close() => closed,
+            () = forgotten(&mut orders) => return said,
+        };
+        match closed {
+            Err(error) => said.log_error = Some(error),
+            Ok(closed) => {
+                remarks
+                    .first(async move {
+                        tokio::select! {
+                            delivered = closed.deliver() => if let Err(error) = delivered {
+                                tracing::error!(error = &error as &dyn std::error::Error, "log was not sealed");
+                            },
+                            () = forgotten(&mut orders) => {}
+                        }
+                    })
+                    .await
             }
         }
         said

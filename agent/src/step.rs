@@ -104,7 +104,7 @@ async fn begin<'a, A: AgentApi>(attempt: &'a mut Attempt<A>, step: &'a StepSpec,
     attempt.serial += 1;
     // An agent may keep less than policy wants, never more than its host's rule.
     let limit = step.grant.limits.log_bytes.map_or(attempt.host.log_bytes, |bytes| bytes.min(attempt.host.log_bytes));
-    let log = StepLog::open(Arc::clone(&attempt.api), attempt.hold, step.index, &attempt.workspace.spool(), limit).await;
+    let log = StepLog::open(Arc::clone(&attempt.api), attempt.hold, step.index, attempt.outbox.spool(), limit).await;
     let log = log.map_err(|error| Halt::faulted(format!("{error}{}", because(&error)), error.fault()))?;
     let debug = attempt.contexts.debug();
     let mut output = Output::new(log, step.index, attempt.reports.remarks(), attempt.orders.clone(), debug);

@@ -86,7 +86,7 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Where logs are spooled.
+    /// Where blobs are kept on their way.
     pub fn spool(&self) -> PathBuf {
         self.base.join("spool")
     }

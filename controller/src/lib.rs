@@ -25,3 +25,6 @@ mod records;
 pub mod secrets;
 pub mod service;
 pub mod store;
+
+#[cfg(test)]
+mod simulation;

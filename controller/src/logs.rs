@@ -78,6 +78,12 @@ impl Logs {
         Logs { root: Arc::new(root), open: Arc::default(), ending: Arc::default() }
     }
 
+    /// Forgets what is open: another controller may have decided meanwhile, and the files say what this one has.
+    pub fn begin_term(&self) {
+        self.opened().clear();
+        self.endings().clear();
+    }
+
     fn opened(&self) -> MutexGuard<'_, HashMap<LogKey, Arc<Log>>> {
         // No code under this lock can panic half way through a change.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)

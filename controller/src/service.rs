@@ -5,17 +5,19 @@ mod client;
 mod feeds;
 mod intake;
 mod keeping;
+mod lead;
 mod owner;
 
 use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_model::id::{AgentName, AttemptId, Hold, RunId, StepIndex};
 use caisson_model::run::{JobView, RunEvent, RunView, StepView};
 use caisson_proto::api::ApiError;
 use indexmap::IndexMap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::artifacts::Artifacts;
 use crate::blobs::{BlobError, Blobs};
@@ -26,14 +28,11 @@ use crate::logs::{LogError, Logs};
 use crate::mirror;
 use crate::policy::Rules;
 use crate::secrets::Secrets;
-use crate::service::feeds::Feeds;
-use crate::service::owner::{Answered, Clock, Command, Holds, Owner, REPLAY};
+use crate::service::lead::{Claim, Lead, Seat, Term};
+use crate::service::owner::{Answered, Command};
 use crate::store::Place;
-use crate::store::journal::{Archive, Opened, StoreError};
-use crate::store::writer::Writer;
+use crate::store::journal::{Archive, StoreError};
 
-/// How many commands may wait for the owner.
-const COMMANDS: usize = 1024;
 /// How many events a watcher reads at once.
 const EVENTS: u32 = 256;
 
@@ -52,13 +51,23 @@ pub struct Options {
     pub timing: Timing,
     /// The mirror of actions, read anew for every submission; `None` for an empty one.
     pub mirror: Option<PathBuf>,
+    /// Where clients and agents reach this controller, for those that ask one that stands by.
+    pub address: String,
 }
 
 impl Options {
     /// A controller whose journal is a SQLite database in `data_dir`, with the default rules and no secrets.
     pub fn new(data_dir: PathBuf) -> Options {
         let store = Place::Sqlite(data_dir.join("journal.sqlite"));
-        Options { store, data_dir, rules: Rules::default(), secrets: Secrets::default(), timing: Timing::default(), mirror: None }
+        Options {
+            store,
+            data_dir,
+            rules: Rules::default(),
+            secrets: Secrets::default(),
+            timing: Timing::default(),
+            mirror: None,
+            address: String::new(),
+        }
     }
 }
 
@@ -89,10 +98,9 @@ impl std::fmt::Debug for Service {
 }
 
 struct Inner {
-    commands: mpsc::Sender<Command>,
+    seat: Arc<Seat>,
+    leading: Mutex<Option<JoinHandle<()>>>,
     archive: Arc<dyn Archive>,
-    feeds: Arc<Feeds>,
-    holds: Holds,
     logs: Logs,
     blobs: Blobs,
     artifacts: Artifacts,
@@ -100,7 +108,6 @@ struct Inner {
     mirror: Option<PathBuf>,
     rules: Rules,
     secrets: Secrets,
-    closing: watch::Sender<bool>,
 }
 
 fn closed() -> ApiError {
@@ -158,9 +165,9 @@ impl Service {
     /// # Errors
     /// [`OpenError`]; nothing was started then.
     pub async fn open(options: Options) -> Result<Service, OpenError> {
-        let Options { store, data_dir, rules, secrets, timing, mirror } = options;
+        let Options { store, data_dir, rules, secrets, timing, mirror, address } = options;
         let folder = data_dir.clone();
-        let prepare = move || -> Result<(File, Opened), OpenError> {
+        let prepare = move || -> Result<_, OpenError> {
             let failed = |error| OpenError::Folder(folder.clone(), error);
             fs::create_dir_all(&folder).map_err(failed)?;
             let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(failed)?;
@@ -169,68 +176,109 @@ impl Service {
                 Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(folder.clone())),
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            let mut opened = crate::store::open(&store)?;
-            if opened.held.replayed > REPLAY {
-                opened.journal.snapshot(&opened.held.snapshot())?;
-                opened.held.changed.clear();
-            }
-            Ok((lock, opened))
+            let (claim, archive) = match store {
+                Place::Postgres(url) => {
+                    let archive = crate::store::postgres::look(&url)?;
+                    let claim = Claim { url, address };
+                    (Some(claim.try_once()?.map_or(Err(claim.clone()), |opened| Ok((opened, Some(claim))))), archive)
+                }
+                place => {
+                    let opened = crate::store::open(&place)?;
+                    let archive = opened.archive.clone();
+                    (Some(Ok((opened, None))), archive)
+                }
+            };
+            Ok((Arc::new(lock), claim, archive))
         };
-        let (lock, opened) = tokio::task::spawn_blocking(prepare).await.map_err(|_| StoreError::Thread)??;
-        let clock = Clock::start();
-        let (engine, first) = Engine::recover(opened.held.state, timing, clock.now());
-        let (writer, progress) = Writer::start(opened.journal)?;
-        let (holds, feeds) = (Holds::default(), Arc::new(Feeds::default()));
-        holds.learn(&engine);
-        let going_on = engine.state().runs.values().filter(|run| run.view.finished.is_none()).map(|run| run.view.id);
-        going_on.for_each(|run| feeds.begin(run, opened.held.numbers.get(&run).copied().unwrap_or_default()));
+        let (lock, claim, archive) = tokio::task::spawn_blocking(prepare).await.map_err(|_| StoreError::Thread)??;
         let logs = Logs::new(data_dir.join("logs"));
-        let (commands, arrived) = mpsc::channel(COMMANDS);
-        let owner = Owner {
-            engine,
-            clock,
-            commands: arrived,
-            writer,
-            progress,
-            feeds: feeds.clone(),
-            holds: holds.clone(),
+        let seat = Arc::new(Seat {
+            term: watch::Sender::new(None),
+            leader: Mutex::default(),
+            closing: watch::Sender::new(false),
             logs: logs.clone(),
-            changed: opened.held.changed,
-            numbers: opened.held.numbers,
-            lock,
+        });
+        let inner = Arc::new(Inner {
+            seat: seat.clone(),
+            leading: Mutex::default(),
+            archive,
+            logs,
+            blobs: Blobs::new(data_dir.join("blobs")).and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect()),
+            artifacts: Artifacts::new(data_dir.join("artifacts")),
+            caches: Caches::new(data_dir.join("caches"), caches::MOST_BYTES),
+            mirror,
+            rules,
+            secrets,
+        });
+        let lead = Lead { timing, lock };
+        let task = match claim {
+            Some(Ok((opened, claim))) => {
+                let owner = lead.begin(&seat, opened, claim.is_some())?;
+                Some(tokio::spawn(lead.keep(Arc::downgrade(&seat), Some(owner), claim)))
+            }
+            Some(Err(claim)) => Some(tokio::spawn(lead.keep(Arc::downgrade(&seat), None, Some(claim)))),
+            None => None,
         };
-        // Ends on `close`, or when the last sender is dropped; `close` waits for it.
-        drop(tokio::spawn(owner.run(first)));
-        let blobs = Blobs::new(data_dir.join("blobs")).and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect());
-        let artifacts = Artifacts::new(data_dir.join("artifacts"));
-        let caches = Caches::new(data_dir.join("caches"), caches::MOST_BYTES);
-        let closing = watch::Sender::new(false);
-        let inner =
-            Inner { commands, archive: opened.archive, feeds, holds, logs, blobs, artifacts, caches, mirror, rules, secrets, closing };
-        Ok(Service { inner: Arc::new(inner) })
+        *inner.leading.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        Ok(Service { inner })
+    }
+
+    /// Whether this controller leads: gives out jobs and writes the journal. One that stands by answers what can be read.
+    pub fn is_leading(&self) -> bool {
+        self.inner.seat.term.borrow().is_some()
+    }
+
+    /// Ready when this controller leads; never when it is closed before.
+    pub async fn leads(&self) {
+        if self.inner.seat.term.subscribe().wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Ends the controller: takes nothing more, writes what it has, ends all sessions and watches. Runs are not ended: they
     /// go on when the journal is opened again. May be called twice.
     pub async fn close(&self) {
-        self.inner.closing.send_replace(true);
-        let (done, ended) = oneshot::channel();
-        if self.inner.commands.send(Command::Close(done)).await.is_ok() {
-            // An error means that it has ended already.
-            let _already = ended.await;
+        self.inner.seat.closing.send_replace(true);
+        let term = self.inner.seat.term.borrow().clone();
+        if let Some(term) = term {
+            let (done, ended) = oneshot::channel();
+            if term.commands.send(Command::Close(done)).await.is_ok() {
+                // An error means that it has ended already.
+                let _already = ended.await;
+            }
         }
+        let leading = self.inner.leading.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(leading) = leading {
+            // It watches `closing`; a panic in there was told by the runtime.
+            let _ended = leading.await;
+        }
+    }
+
+    /// The present term, or why nothing is decided here.
+    fn term(&self) -> Result<Arc<Term>, ApiError> {
+        if let Some(term) = self.inner.seat.term.borrow().clone() {
+            return Ok(term);
+        }
+        if *self.inner.seat.closing.borrow() {
+            return Err(closed());
+        }
+        let leader = self.inner.seat.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Err(ApiError::Unavailable(match leader {
+            Some(leader) => format!("this controller stands by; the one at {leader} leads"),
+            None => "this controller stands by".to_owned(),
+        }))
     }
 
     async fn call(&self, event: Event) -> Result<Answer, ApiError> {
         let (to, answer) = oneshot::channel();
-        self.inner.commands.send(Command::Call(event, to)).await.map_err(|_| closed())?;
+        self.term()?.commands.send(Command::Call(event, to)).await.map_err(|_| closed())?;
         answered(answer.await.map_err(|_| closed())?)
     }
 
     async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Engine) -> T + Send + 'static) -> Result<T, ApiError> {
         let (to, seen) = oneshot::channel();
         let look = Box::new(move |engine: &Engine| drop(to.send(look(engine))));
-        self.inner.commands.send(Command::Look(look)).await.map_err(|_| closed())?;
+        self.term()?.commands.send(Command::Look(look)).await.map_err(|_| closed())?;
         seen.await.map_err(|_| closed())
     }
 
@@ -245,17 +293,17 @@ impl Service {
 
     /// A closed controller writes nothing: the folder may be another's by now.
     fn open_still(&self) -> Result<(), ApiError> {
-        if *self.inner.closing.borrow() { Err(closed()) } else { Ok(()) }
+        if *self.inner.seat.closing.borrow() { Err(closed()) } else { Ok(()) }
     }
 
     /// Whose attempt this is, while somebody holds it.
     pub fn owner(&self, attempt: AttemptId) -> Option<AgentName> {
-        self.inner.holds.owner(attempt)
+        self.term().ok()?.holds.owner(attempt)
     }
 
     fn holds(&self, hold: Hold) -> Result<(), ApiError> {
         self.open_still()?;
-        if self.inner.holds.allow(hold) { Ok(()) } else { Err(ApiError::Fenced) }
+        if self.term()?.holds.allow(hold) { Ok(()) } else { Err(ApiError::Fenced) }
     }
 
     /// All events of a run, folded: the newest view of every job and step.

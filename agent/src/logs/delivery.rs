@@ -52,6 +52,8 @@ pub(super) struct Progress {
     pub(super) connected: bool,
     /// Nothing will be written any more.
     pub(super) closed: bool,
+    /// How often all of it was taken back.
+    pub(super) rewinds: u32,
     /// Why nothing can be delivered any more.
     pub(super) end: Option<End>,
     /// The offset of a `Resync` that was obeyed, until something is kept: chunks that were under way by then cause the same answer again.
@@ -59,6 +61,19 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// A log that was closed with so many bytes, none of which is known to be delivered.
+    pub(super) fn closed(total: u64) -> Progress {
+        Progress { written: total, closed: true, ..Progress::default() }
+    }
+
+    /// Nothing is known to be delivered any more.
+    pub(super) fn rewind(&mut self) {
+        self.kept = 0;
+        self.sent = 0;
+        self.resynced = None;
+        self.rewinds += 1;
+    }
+
     fn complete(&self) -> bool {
         self.closed && self.kept == self.written
     }

@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use caisson_model::log::LogSeal;
 use caisson_model::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// Two points in time closer than this are told as one.
 const RESOLUTION_MS: u64 = 20;
@@ -30,6 +32,28 @@ impl Spool {
     pub(super) fn create(path: &Path) -> io::Result<Spool> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
         Ok(Spool { path: path.to_owned(), file: Arc::new(file), marks: Mutex::default() })
+    }
+
+    /// Opens what an earlier agent closed, and says how it is to be sealed. Blocks.
+    pub(super) fn resume(path: &Path) -> io::Result<(Spool, LogSeal)> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let Ending { seal, marks } = serde_json::from_slice(&std::fs::read(path.with_extension("seal"))?)?;
+        if file.metadata()?.len() != seal.total {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the spool is not as long as its seal says"));
+        }
+        Ok((Spool { path: path.to_owned(), file: Arc::new(file), marks: Mutex::new(marks) }, seal))
+    }
+
+    /// Keeps how the log is to be sealed, and the times of what may still have to be delivered, beside it.
+    pub(super) async fn write_seal(&self, seal: &LogSeal) -> io::Result<()> {
+        let ending = Ending { seal: seal.clone(), marks: self.marks().clone() };
+        let path = self.path.clone();
+        blocking(move || {
+            let part = path.with_extension("part");
+            std::fs::write(&part, serde_json::to_vec(&ending)?)?;
+            std::fs::rename(part, path.with_extension("seal"))
+        })
+        .await
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -82,8 +106,17 @@ impl Spool {
     }
 }
 
+/// What is kept of a closed log beside its bytes.
+#[derive(Serialize, Deserialize)]
+struct Ending {
+    seal: LogSeal,
+    marks: VecDeque<(u64, Timestamp)>,
+}
+
 impl Drop for Spool {
     fn drop(&mut self) {
+        // There is none when the log was not closed.
+        let _none = std::fs::remove_file(self.path.with_extension("seal"));
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "a log's spool could not be removed");
         }

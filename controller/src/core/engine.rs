@@ -45,6 +45,8 @@ pub struct Engine {
     broken: Option<ApplyError>,
     effects: Vec<Effect>,
     now: Timestamp,
+    #[cfg(test)]
+    weakness: Option<Weakness>,
 }
 
 /// Where a job stands in the indexes.
@@ -97,6 +99,8 @@ impl Engine {
             broken: None,
             effects: Vec::new(),
             now,
+            #[cfg(test)]
+            weakness: None,
         };
         engine.record(Record::Opened { epoch });
         engine.take_places();
@@ -108,6 +112,24 @@ impl Engine {
         engine.dispatch();
         let effects = std::mem::take(&mut engine.effects);
         (engine, effects)
+    }
+
+    /// Whether a test took this protection away.
+    #[cfg(test)]
+    fn lacks(&self, weakness: Weakness) -> bool {
+        self.weakness == Some(weakness)
+    }
+
+    /// Whether the job waits for nothing but an agent.
+    #[cfg(test)]
+    pub(crate) fn is_in_line(&self, job: JobId) -> bool {
+        self.indexed.get(&job).is_some_and(|indexed| indexed.place.is_some())
+    }
+
+    /// Takes a protection away.
+    #[cfg(test)]
+    pub(crate) fn weaken(&mut self, weakness: Option<Weakness>) {
+        self.weakness = weakness;
     }
 
     /// Takes an event. `now` never goes back. The answer may be given once the effects' records are durable.
@@ -181,6 +203,10 @@ impl Engine {
     /// [`Refusal::Fenced`] when it is not, or not any more, the one in force.
     pub fn lease(&self, hold: Hold) -> Result<&Lease, Refusal> {
         let job = self.state.job(hold.attempt.job);
+        #[cfg(test)]
+        if self.lacks(Weakness::Fence) {
+            return job.and_then(|job| job.life.lease()).ok_or(Refusal::Fenced);
+        }
         job.and_then(|job| job.life.lease()).filter(|lease| lease.hold == hold).ok_or(Refusal::Fenced)
     }
 
@@ -234,4 +260,20 @@ impl Engine {
     fn run(&self, run: RunId) -> Result<&Run, Refusal> {
         self.state.runs.get(&run).ok_or_else(|| Refusal::NotFound(format!("run {run}")))
     }
+}
+
+/// A protection that a test takes away, to see that the others notice.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weakness {
+    /// Calls are answered whatever their fence.
+    Fence,
+    /// Effects leave before their records are durable. The shell's; here for the list to be whole.
+    Durability,
+    /// Secrets are handed out as often as somebody asks.
+    SecretsOnce,
+    /// Offers do not lapse.
+    OfferDeadline,
+    /// Logs that nobody sealed stay open. The shell's likewise.
+    EndLogs,
 }

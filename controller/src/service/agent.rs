@@ -44,16 +44,17 @@ impl AgentApi for Service {
     async fn session(&self, hello: Hello, mut messages: Messages<AgentMessage>) -> Result<Answers<ControllerMessage>, ApiError> {
         let (line, answers) = mpsc::channel(SESSION_BACKLOG);
         let (to, joined) = oneshot::channel();
-        self.inner.commands.send(Command::Join(hello, line, to)).await.map_err(|_| closed())?;
+        let term = self.term()?;
+        term.commands.send(Command::Join(hello, line, to)).await.map_err(|_| closed())?;
         let (session, answer) = joined.await.map_err(|_| closed())?;
-        let commands = self.inner.commands.clone();
+        let commands = term.commands.clone();
         if let Err(error) = answered(answer) {
             // The owner forgets the line as it forgets any other.
             let _closed = commands.send(Command::Tell(Event::Gone(session))).await;
             return Err(error);
         }
         let (listening, mut deaf) = oneshot::channel::<()>();
-        let mut closing = self.inner.closing.subscribe();
+        let mut over = term.over.clone();
         // Ends with the session: when the agent stops speaking or listening, or the controller closes.
         drop(tokio::spawn(async move {
             loop {
@@ -61,7 +62,7 @@ impl AgentApi for Service {
                     message = messages.next() => message,
                     _ = &mut deaf => None,
                     // The owner says goodbye to every session itself.
-                    _ = closing.wait_for(|closing| *closing) => return,
+                    _ = over.wait_for(|over| *over) => return,
                 };
                 let Some(message) = message else { break };
                 if commands.send(Command::Tell(Event::Message(session, message))).await.is_err() {
@@ -109,7 +110,7 @@ impl AgentApi for Service {
 
     async fn report_step(&self, report: StepReport) -> Result<(), ApiError> {
         if let StepChange::Finished { step, .. } = &report.change
-            && self.inner.holds.allow(report.hold)
+            && self.term()?.holds.allow(report.hold)
         {
             let key = LogKey { attempt: report.hold.attempt, step: *step };
             if self.inner.logs.is_open(key).await.map_err(log_error)? {

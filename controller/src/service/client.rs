@@ -1,6 +1,7 @@
 //! What clients ask for: runs, their histories and logs, and what people say about agents.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use caisson_model::agent::{AgentView, Cordon};
 use caisson_model::artifact::Artifact;
@@ -21,6 +22,8 @@ use crate::service::{Service, closed, keeping, log_error, refused};
 
 /// How many events a watcher reads at once.
 const EVENTS: u32 = 256;
+/// How often a controller that stands by looks for news.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 impl ClientApi for Service {
     async fn submit(&self, submission: Submission) -> Result<Submitted, ApiError> {
@@ -43,7 +46,10 @@ impl ClientApi for Service {
     }
 
     async fn run(&self, run: RunId) -> Result<RunDetail, ApiError> {
-        let live = self.look(move |engine| engine.view(run)).await?;
+        let live = match self.term() {
+            Ok(_) => self.look(move |engine| engine.view(run)).await?,
+            Err(_) => None,
+        };
         let (view, jobs, steps) = self.folded(run).await?;
         let (view, jobs) = match (live, view) {
             (Some(live), _) => live,
@@ -61,13 +67,15 @@ impl ClientApi for Service {
     }
 
     async fn watch_run(&self, run: RunId, after: u64) -> Result<Answers<NumberedEvent>, ApiError> {
-        let feed = self.inner.feeds.of(run);
+        let term = self.term().ok();
+        let feed = term.as_ref().and_then(|term| term.feeds.of(run));
         if feed.is_none() && self.read(move |archive| archive.run(run)).await?.is_none() {
             return Err(ApiError::NotFound(format!("run {run}")));
         }
         let news = feed.as_ref().map(|feed| feed.subscribe());
         // The feed is held weakly: it goes away with the run or the controller, which wakes whoever waits.
-        let watching = Watching { service: self.clone(), run, after, feed: feed.as_ref().map(Arc::downgrade), news };
+        let over = term.map(|term| term.over.clone());
+        let watching = Watching { service: self.clone(), run, after, feed: feed.as_ref().map(Arc::downgrade), news, over };
         drop(feed);
         let batches = stream::unfold(Some(watching), |watching| async move {
             let mut watching = watching?;
@@ -88,6 +96,7 @@ impl ClientApi for Service {
 
     async fn tail_log(&self, log: LogKey, offset: u64) -> Result<Answers<LogRead>, ApiError> {
         let attempt = log.attempt;
+        let term = self.term()?;
         let live = match self.look(move |engine| engine.is_live(attempt)).await? {
             Some(live) => live,
             None => match self.read(move |archive| archive.run(attempt.job.run)).await? {
@@ -96,17 +105,17 @@ impl ClientApi for Service {
             },
         };
         let reads = self.inner.logs.tail(log, offset, live).await.map_err(log_error)?;
-        let mut closing = self.inner.closing.subscribe();
-        let closing = Box::pin(async move { drop(closing.wait_for(|closing| *closing).await) });
+        let (mut over, at_end) = (term.over.clone(), term.over.clone());
+        // A sender that is gone is the end as well.
+        let closing = Box::pin(async move { drop(over.wait_for(|over| *over).await) });
         let until_closed = reads.map(|read| read.map_err(log_error)).take_until(closing);
-        let service = self.clone();
         let mut sealed = false;
         let watched = until_closed.map(move |read| {
             sealed |= matches!(read, Ok(LogRead::Seal(_)) | Err(_));
             (sealed, read)
         });
         // A reader must be able to tell a sealed log from a controller that went away.
-        let goodbye = stream::once(async move { service.inner.closing.borrow().then(|| (false, Err(closed()))) });
+        let goodbye = stream::once(async move { at_end.borrow().then(|| (false, Err(closed()))) });
         let all = watched.chain(goodbye.filter_map(std::future::ready));
         Ok(Box::pin(all.scan(false, |done, (last, read)| {
             let item = (!*done).then_some(read);
@@ -173,6 +182,8 @@ struct Watching {
     after: u64,
     feed: Option<std::sync::Weak<Feed>>,
     news: Option<watch::Receiver<u64>>,
+    /// Whether the term in which it began is over; none for a controller that stands by.
+    over: Option<watch::Receiver<bool>>,
 }
 
 impl Watching {
@@ -199,8 +210,21 @@ impl Watching {
                         self.news = None;
                     }
                 }
-                None if *self.service.inner.closing.borrow() => return Err(closed()),
-                None => return Ok(Vec::new()),
+                None if *self.service.inner.seat.closing.borrow() => return Err(closed()),
+                None => match &self.over {
+                    Some(over) if *over.borrow() => return Err(closed()),
+                    Some(_) => return Ok(Vec::new()),
+                    // Nobody tells a controller that stands by: it looks again, until the run has ended.
+                    None => {
+                        let ended = self.service.read(move |archive| archive.run(run)).await?;
+                        if ended.is_none_or(|view| view.state == RunState::Finished) {
+                            let rest = self.service.read(move |archive| archive.history(run, after, EVENTS)).await?;
+                            self.after = rest.last().map_or(after, |event| event.number);
+                            return Ok(rest);
+                        }
+                        tokio::time::sleep(LOOK_EVERY).await;
+                    }
+                },
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use caisson_model::agent::Hello;
 use caisson_model::id::{AgentName, AttemptId, Fence, Hold, RunId};
@@ -14,6 +14,7 @@ use caisson_model::time::Timestamp;
 use caisson_proto::api::ApiError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::core::effect::Effect;
 use crate::core::engine::{Decision, Engine};
@@ -28,6 +29,8 @@ use crate::store::writer::{Progress, Writer};
 pub(super) const SESSION_BACKLOG: usize = 1024;
 /// How many events may wait for the disk before no more are taken.
 const UNWRITTEN: usize = 4096;
+/// How often a leader shows that it lives.
+const BEAT: Duration = Duration::from_secs(1);
 /// How many records a restart replays, about, at most.
 pub(super) const REPLAY: usize = 2000;
 
@@ -106,6 +109,7 @@ impl Holds {
         match record {
             Record::Leased { hold, agent, .. } => self.set(hold.attempt, Some((hold.fence, agent.clone()))),
             Record::Released { attempt, .. } => self.set(*attempt, None),
+            Record::Retried { hold, .. } => self.set(hold.attempt, None),
             Record::Ended { hold: Some(hold), .. } => self.set(hold.attempt, None),
             _ => {}
         }
@@ -152,7 +156,11 @@ pub(super) struct Owner {
     /// The number of the newest event of every run that goes on.
     pub(super) numbers: BTreeMap<RunId, u64>,
     /// The lock of the folder, let go when everything is written.
-    pub(super) lock: File,
+    pub(super) lock: Arc<File>,
+    /// Whether others wait for a sign of life.
+    pub(super) beats: bool,
+    /// Says when nothing is decided any more.
+    pub(super) over: watch::Sender<bool>,
 }
 
 struct Working {
@@ -191,6 +199,8 @@ impl Working {
         if self.commit(first, Reply::Nobody).await.is_err() {
             return None;
         }
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.owner.engine.deadline().map(|at| self.owner.clock.instant(at));
             let timer = async {
@@ -207,6 +217,7 @@ impl Working {
                         return None;
                     }
                 }
+                _ = beats.tick(), if self.owner.beats => self.owner.writer.beat(),
                 command = self.owner.commands.recv(), if more => {
                     match command {
                         None => return None,
@@ -361,13 +372,14 @@ impl Working {
 
     async fn finish(mut self) {
         self.owner.commands.close();
-        let Owner { writer, mut progress, feeds, lock, .. } = self.owner;
+        let Owner { writer, mut progress, feeds, lock, over, .. } = self.owner;
+        over.send_replace(true);
         let written = tokio::task::spawn_blocking(move || writer.finish()).await;
         let durable = match written {
             Ok(()) => progress.borrow_and_update().clone(),
             Err(_) => Progress::default(),
         };
-        let error = ApiError::Unavailable("the controller is closing".to_owned());
+        let error = ApiError::Unavailable("the controller is closing, or another one leads now".to_owned());
         for leaving in self.leaving {
             let failed = leaving.number > durable.durable;
             if !failed {

@@ -40,7 +40,7 @@ impl Held {
 }
 
 /// What changed since the last snapshot: a snapshot is written run by run, so that it costs what happened and not what there is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The state without its runs.
     pub whole: State,

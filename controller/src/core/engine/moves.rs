@@ -232,6 +232,8 @@ impl Engine {
                 }
                 self.index(id);
             }
+            #[cfg(test)]
+            Life::Offered { .. } if self.lacks(crate::core::engine::Weakness::OfferDeadline) => {}
             Life::Offered { agent, hold, .. } => {
                 let session = self.agents.get(&agent).and_then(|agent| agent.session);
                 self.refuse(id, &agent);
