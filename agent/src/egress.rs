@@ -1,72 +1,108 @@
 //! The policed exit: the one way out of a step's network namespace.
 //!
-//! The step has loopback and no route. Where its grant names destinations, a TCP listener was bound inside its namespace
-//! before anything hostile ran, and its descriptor belongs to the agent: whatever connects there is served here, outside.
-//! The exit speaks HTTP as a proxy does (`CONNECT`, and absolute-form requests for plain `http://`) and SOCKS5 on the same port, decides by [`rules`],
-//! resolves and dials (`dial`), holds the name in a TLS greeting against the name that was asked for (`hello`), and writes every
-//! attempt into the [`ledger`]. It never terminates TLS and sees no content of it.
+//! The step has loopback and no route. Sockets were bound inside its namespace before anything hostile ran, and their descriptors
+//! belong to the agent: whatever connects there is served here, outside. Two kinds of clients come. Those that know proxies speak HTTP
+//! (`CONNECT`, and absolute-form requests for plain `http://`) or SOCKS5. Those that do not ask the namespace's name server
+//! (`resolver`), which answers allowed names with addresses of a range of its own (`names`); what connects to one of those is led here
+//! by the kernel. Both are decided by [`rules`], resolved and dialled (`dial`), and their first words are held against the name that was
+//! asked for (`tunnel`): the name in a TLS greeting (`hello`), the host of an HTTP request (`request`). Every attempt stands in the
+//! [`ledger`], with the process that made it (`lineage`). TLS is never terminated, and no content of it is seen.
 //!
 //! # Invariants
-//! - Nothing is resolved that no rule names: a refused name never leaves the host.
-//! - A name is resolved once per connection, and the address that was judged is the one that is dialled.
+//! - Nothing is resolved that no rule names: a refused name never leaves the host, and no question of a step ever does.
+//! - A name is resolved once for a step's life, and the address that was judged is the one that is dialled.
 //! - Everything a step sends is bounded in size and time before it is understood.
 
 mod address;
+mod border;
 mod connection;
 mod dial;
+mod first;
 mod hello;
 pub mod ledger;
+mod lineage;
+pub mod names;
+mod pour;
+mod question;
+mod refusal;
 mod request;
+mod resolver;
 pub mod rules;
 pub mod service;
 mod socks;
+mod tunnel;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caisson_model::outcome::EgressEntry;
-use tokio::net::TcpListener;
+use caisson_model::outcome::{EgressEntry, Verdict};
+use caisson_sandbox::sockets::Sockets;
+use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::egress::connection::{Connection, MAX_CONNECTIONS, ended};
+use crate::clock;
+use crate::egress::border::{Border, Meter};
+use crate::egress::connection::{Connection, ended};
 use crate::egress::ledger::{Ledger, Sink};
-use crate::egress::rules::Allowed;
+use crate::egress::lineage::Finder;
+use crate::egress::rules::{Allowed, MOST_CONNECTIONS};
 use crate::egress::service::Scribe;
 
 /// How long accepting rests after an error.
 const REST: Duration = Duration::from_millis(100);
+/// How many different refused addresses of one step are written down.
+const MOST_REFUSALS: usize = 2000;
 
 /// An open exit. Dropping it without [`Exit::close`] ends its connections as well, but nobody hears of their last bytes.
 #[derive(Debug)]
 pub struct Exit {
     closing: watch::Sender<bool>,
-    accepting: Vec<JoinHandle<()>>,
+    serving: Vec<JoinHandle<()>>,
     ledger: Arc<Ledger>,
 }
 
 impl Exit {
-    /// Serves connections of `listeners`, which are bound and listening inside the step's namespace. Must be called within a tokio runtime; does not block.
+    /// Serves the sockets of a sandbox, whose process 1 is `init`. Must be called within a tokio runtime; does not block.
     ///
     /// # Errors
-    /// When a descriptor is no listening socket.
-    pub fn open(listeners: Vec<OwnedFd>, allowed: Allowed, sink: Sink) -> io::Result<Exit> {
+    /// When a descriptor is not the socket that it should be.
+    pub fn open(sockets: Sockets, init: Option<i32>, allowed: Allowed, sink: Sink) -> io::Result<Exit> {
         let (closing, closed) = watch::channel(false);
         let ledger = Arc::new(Ledger::new(sink));
-        let allowed = Arc::new(allowed);
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut accepting = Vec::new();
-        for listener in listeners {
-            let listener = StdListener::from(listener);
-            listener.set_nonblocking(true)?;
-            let listener = TcpListener::from_std(listener)?;
-            let connection = Connection { allowed: Arc::clone(&allowed), ledger: Arc::clone(&ledger), closed: closed.clone() };
-            accepting.push(tokio::spawn(accept(listener, connection, Arc::clone(&slots))));
+        let most = usize::try_from(allowed.most_connections.unwrap_or(MOST_CONNECTIONS)).unwrap_or(usize::MAX);
+        let most = most.min(Semaphore::MAX_PERMITS);
+        let border = Border {
+            meter: Arc::new(Meter::new(allowed.most_bytes)),
+            allowed: Arc::new(allowed),
+            names: Arc::default(),
+            asked: Arc::default(),
+            pins: Arc::default(),
+            ledger: Arc::clone(&ledger),
+            finder: Finder::new(init),
+        };
+        let slots = Arc::new(Semaphore::new(most));
+        let mut serving = Vec::new();
+        for listener in sockets.listeners {
+            let connection = Connection { border: border.clone(), closed: closed.clone() };
+            serving.push(tokio::spawn(accept(listener_of(listener)?, connection, Arc::clone(&slots), most)));
         }
-        Ok(Exit { closing, accepting, ledger })
+        if let Some((datagrams, streams)) = sockets.resolver {
+            let datagrams = std::net::UdpSocket::from(datagrams);
+            datagrams.set_nonblocking(true)?;
+            serving.push(tokio::spawn(resolver::datagrams(UdpSocket::from_std(datagrams)?, border.clone(), closed.clone())));
+            serving.push(tokio::spawn(resolver::streams(listener_of(streams)?, border.clone(), closed.clone())));
+        }
+        if let Some(refusals) = sockets.refusals {
+            // Receiving datagrams is the same for every family, and this is the type that waits for them.
+            let refusals = std::os::unix::net::UnixDatagram::from(refusals);
+            serving.push(tokio::spawn(refused(UnixDatagram::from_std(refusals)?, border, closed)));
+        }
+        Ok(Exit { closing, serving, ledger })
     }
 
     /// Writes into this exit's ledger for servers beside it.
@@ -77,7 +113,7 @@ impl Exit {
     /// Ends every connection and answers with everything that was attempted, in the order in which it ended.
     pub async fn close(mut self) -> Vec<EgressEntry> {
         self.closing.send_replace(true);
-        for task in std::mem::take(&mut self.accepting) {
+        for task in std::mem::take(&mut self.serving) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "an exit's listener broke");
             }
@@ -92,7 +128,13 @@ impl Drop for Exit {
     }
 }
 
-async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaphore>) {
+fn listener_of(listener: OwnedFd) -> io::Result<TcpListener> {
+    let listener = StdListener::from(listener);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaphore>, most: usize) {
     let mut closed = connection.closed.clone();
     let mut open = JoinSet::new();
     loop {
@@ -100,15 +142,16 @@ async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaph
             () = ended(&mut closed) => break,
             Some(_) = open.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let connection = connection.clone();
                     let slot = Arc::clone(&slots).try_acquire_owned();
-                    open.spawn(async move {
-                        match slot {
-                            Ok(_slot) => connection.serve(stream).await,
-                            Err(_) => connection.turn_away(stream),
-                        }
-                    });
+                    match slot {
+                        Ok(slot) => drop(open.spawn(async move {
+                            connection.serve(stream, peer).await;
+                            drop(slot);
+                        })),
+                        Err(_) => connection.turn_away(stream, most),
+                    }
                 }
                 Err(error) => {
                     // A step that closes at once, or a host that is out of descriptors: neither ends the exit. The latter would be
@@ -123,6 +166,47 @@ async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaph
         }
     }
     while open.join_next().await.is_some() {}
+}
+
+/// Writes down what the kernel refused within the namespace, each address once.
+async fn refused(socket: UnixDatagram, border: Border, mut closed: watch::Receiver<bool>) {
+    let mut told = HashSet::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut last = false;
+    loop {
+        let received = if last {
+            socket.try_recv(&mut buffer)
+        } else {
+            tokio::select! {
+                // What the step did last is in the queue already.
+                () = ended(&mut closed) => { last = true; continue }
+                received = socket.recv(&mut buffer) => received,
+            }
+        };
+        let count = match received {
+            Ok(count) => count,
+            // More was refused than the queue holds.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => continue,
+            Err(_) => return,
+        };
+        for refusal in refusal::read(&buffer[..count]) {
+            if told.len() < MOST_REFUSALS && told.insert(refusal) {
+                border.ledger.record(entry(&border, &refusal));
+            }
+        }
+    }
+}
+
+fn entry(border: &Border, refusal: &refusal::Refusal) -> EgressEntry {
+    let name = border.names.name(refusal.address);
+    let host = name.clone().unwrap_or_else(|| refusal.address.to_canonical().to_string());
+    let rule = match (refusal.protocol, border.allowed.permit(&host, refusal.port)) {
+        ("TCP", Err(reason)) => reason,
+        ("TCP", Ok(_)) => "it was not led to the exit".to_owned(),
+        (protocol, _) => format!("no rule can allow {protocol}"),
+    };
+    let entry = EgressEntry::connection(clock::now(), &host, refusal.port, Verdict::Refused, rule);
+    EgressEntry { address: name.map(|_| refusal.address.to_string()), ..entry }
 }
 
 #[cfg(test)]

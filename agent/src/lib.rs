@@ -20,6 +20,7 @@
 pub mod actions;
 pub mod agent;
 pub mod attempt;
+pub mod capture;
 pub mod clock;
 pub mod command_files;
 pub mod commands;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,14 +10,12 @@ use caisson_gateway::served::Ecosystem;
 use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
 use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, Profile, SecretFile, Spec};
 
+use crate::capture;
 use crate::egress::service::Service;
 use crate::host::HostRules;
 use crate::index::gateway_index;
 use crate::packages;
 use crate::view::{self, System};
-
-/// The port on the step's loopback at which the exit listens: above the ephemeral range, so that no ordinary program sits there.
-pub const EXIT_PORT: u16 = 61080;
 
 /// Where the operator's own certificate authorities appear when the system view does not show their file.
 const CERTIFICATES: &str = "/etc/ssl/caisson-authorities.pem";
@@ -48,6 +45,17 @@ pub struct Request {
     pub secrets: Vec<SecretFile>,
     /// How long the step may take by its own and its job's timeouts.
     pub timeout: Option<Duration>,
+    /// What becomes of attempts to reach something that nothing allows.
+    pub watch: Watch,
+}
+
+/// What becomes of attempts to reach something where nothing is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// They are refused, and told.
+    Told,
+    /// They are refused.
+    Silent,
 }
 
 /// The way out of one sandbox.
@@ -75,7 +83,7 @@ pub const BACKSTOP: Duration = Duration::from_secs(30);
 
 /// The spec of one sandbox. Pure but for looking at which system directories the host has.
 pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage) {
-    let passage = passage(&grant.egress, host);
+    let passage = passage(&grant.egress, host, request.watch);
     let mut spec = Spec::closed(request.program);
     spec.args = request.args;
     spec.env = request.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -93,6 +101,8 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
     spec.ids = request.ids;
     spec.hostname = "caisson".to_owned();
     spec.mounts = view::mounts(host, &request.system);
+    // The passage's own files stand in place of the view's.
+    spec.mounts.retain(|mount| passage.mounts.iter().all(|own| own.target() != mount.target()));
     spec.mounts.extend(passage.mounts.iter().cloned());
     spec.mounts.extend(request.mounts);
     spec.network = passage.network.clone();
@@ -123,8 +133,8 @@ pub fn limits(asked: &policy::Limits, host: &HostRules, timeout: Option<Duration
     }
 }
 
-/// The way out that a grant opens on this host; nothing for a closed one.
-pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
+/// The way out that a grant opens on this host; nothing for a closed one, but that attempts may be told.
+pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
     let mut preset_destinations = Vec::new();
     for preset in &egress.presets {
         match preset {
@@ -136,7 +146,7 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
     let destinations = egress.allow.clone();
     let services: Vec<Service> = Vec::new();
     let doors = packages::ecosystems(egress, &host.gateway);
-    let open = !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty() && doors.is_empty());
+    let open = egress.learn || !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty() && doors.is_empty());
     let authorities = host.index.certificates.as_ref().filter(|path| path.is_file());
     let shown: Option<&Path> = authorities.map(|path| if view::already_visible(path) { path.as_path() } else { Path::new(CERTIFICATES) });
     let shown = shown.map(|path| path.display().to_string());
@@ -151,12 +161,23 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
     if let (Some(source), Some(CERTIFICATES)) = (authorities, shown.as_deref()) {
         mounts.push(Mount::Bind { source: source.clone(), target: CERTIFICATES.into(), access: spec::Access::ReadOnly, owner: None });
     }
-    if !open {
-        return Passage { network: Network::Closed, env: Vec::new(), mounts, destinations, preset_destinations, services, doors };
-    }
-    let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, EXIT_PORT));
     let mut env = Vec::new();
-    let url = format!("http://{listener}");
+    let url = format!("http://{}", capture::exit());
+    if !open {
+        let network = match watch {
+            Watch::Silent => Network::Closed,
+            Watch::Told => {
+                mounts.extend(capture::files());
+                // Programs that know proxies say by it whom they wanted to reach, and hear at once that they may not. Plain requests
+                // go to names that tests make up, and to servers beside the step: they are left alone.
+                env.extend(["HTTPS_PROXY", "https_proxy"].map(|name| (name.to_owned(), url.clone())));
+                env.extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), "localhost,127.0.0.1,::1".to_owned())));
+                capture::network([].iter(), &[], [].into_iter(), false)
+            }
+        };
+        return Passage { network, env, mounts, destinations, preset_destinations, services, doors };
+    }
+    mounts.extend(capture::files());
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         env.push((name.to_owned(), url.clone()));
         env.push((name.to_ascii_lowercase(), url.clone()));
@@ -195,9 +216,9 @@ pub fn passage(egress: &Egress, host: &HostRules) -> Passage {
         let links = directories.chain((0..gateway.python_links.len()).map(|index| format!("http://{at}/links/{index}/")));
         env.extend(list(links.collect()).map(|links| ("UV_FIND_LINKS".to_owned(), links.replace(' ', ","))));
     }
-    let mut listeners = vec![listener];
-    listeners.extend(doors.iter().map(|ecosystem| packages::address(*ecosystem)));
-    Passage { network: Network::Exit { listeners }, env, mounts, destinations, preset_destinations, services, doors }
+    let listeners = doors.iter().map(|ecosystem| packages::address(*ecosystem));
+    let network = capture::network(destinations.iter().chain(&preset_destinations), &services, listeners, egress.learn);
+    Passage { network, env, mounts, destinations, preset_destinations, services, doors }
 }
 
 #[cfg(test)]
@@ -221,24 +242,27 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_grant_has_no_listener_and_no_proxy() {
-        let passage = passage(&Egress::default(), &host());
-        assert_eq!(passage.network, Network::Closed);
-        assert!(passage.env.is_empty());
+    fn a_closed_grant_leads_nowhere() {
+        let silent = passage(&Egress::default(), &host(), Watch::Silent);
+        assert_eq!(silent.network, Network::Closed);
+        assert!(silent.env.is_empty());
+        let told = passage(&Egress::default(), &host(), Watch::Told);
+        assert!(matches!(&told.network, Network::Exit { capture: Some(capture), .. } if capture.leads.is_empty()));
+        assert!(told.env.iter().all(|(name, _)| !name.eq_ignore_ascii_case("http_proxy")));
     }
 
     #[test]
     fn an_open_grant_points_programs_at_the_exit() {
         let egress = Egress { presets: vec![Preset::PythonPackages], ..Egress::default() };
-        let opened = passage(&egress, &host());
-        let Network::Exit { listeners } = &opened.network else { unreachable!() };
-        assert_eq!((listeners.len(), opened.doors.as_slice()), (2, &[Ecosystem::Python][..]));
+        let opened = passage(&egress, &host(), Watch::Silent);
+        let Network::Exit { listeners, capture: Some(capture) } = &opened.network else { unreachable!() };
+        assert_eq!((listeners.len(), opened.doors.as_slice(), capture.leads.len()), (2, &[Ecosystem::Python][..], 2));
         for name in ["HTTP_PROXY", "https_proxy", "NO_PROXY", "UV_DEFAULT_INDEX"] {
             assert!(opened.env.iter().any(|(present, _)| present == name), "{name}");
         }
         assert!(!opened.preset_destinations.is_empty());
         let local = Egress { allow: vec!["127.0.0.1:3141".parse().unwrap()], ..Egress::default() };
-        let direct = passage(&local, &host()).env.into_iter().find(|(name, _)| name == "NO_PROXY").unwrap().1;
+        let direct = passage(&local, &host(), Watch::Silent).env.into_iter().find(|(name, _)| name == "NO_PROXY").unwrap().1;
         assert_eq!(direct, "localhost,::1");
     }
 }

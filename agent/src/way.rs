@@ -1,11 +1,10 @@
 //! The whole way out of one sandbox: the policed exit, and the doors of the package gateway beside it, with one ledger.
 
-use std::os::fd::OwnedFd;
-
 use caisson_gateway::door::{Door, DoorError};
 use caisson_gateway::gateway::Gateway;
 use caisson_model::outcome::EgressEntry;
 use caisson_model::policy::Egress;
+use caisson_sandbox::sockets::Sockets;
 
 use crate::egress::Exit;
 use crate::egress::ledger::Sink;
@@ -32,20 +31,33 @@ pub struct Way {
 }
 
 impl Way {
-    /// Serves `listeners`, which are those of the passage. Must be called within a tokio runtime.
+    /// Serves the sockets of a sandbox that was built with this passage, and whose process 1 is `init`. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     /// [`WayError`].
-    pub fn open(mut listeners: Vec<OwnedFd>, passage: Passage, egress: &Egress, gateway: &Gateway, sink: Sink) -> Result<Way, WayError> {
+    pub fn open(
+        mut sockets: Sockets,
+        init: i32,
+        passage: Passage,
+        egress: &Egress,
+        gateway: &Gateway,
+        sink: Sink,
+    ) -> Result<Way, WayError> {
         let allowed = Allowed {
             destinations: passage.destinations,
             preset_destinations: passage.preset_destinations,
             ranges: egress.ranges.clone(),
             reason: egress.reason.clone(),
             services: passage.services,
+            learning: egress.learn,
+            most_bytes: egress.bytes,
+            most_connections: egress.connections,
         };
-        let of_doors = listeners.split_off(listeners.len().saturating_sub(passage.doors.len()));
-        let exit = Exit::open(listeners, allowed, sink)?;
+        // The exit's own, those of the doors, and the exit's for IPv6.
+        let doors = 1..(1 + passage.doors.len()).min(sockets.listeners.len());
+        let of_doors = sockets.listeners.drain(doors).collect();
+        let exit = Exit::open(sockets, Some(init), allowed, sink)?;
         let doors = packages::open(gateway, &passage.doors, of_doors, egress, &exit.scribe())?;
         Ok(Way { exit, doors })
     }

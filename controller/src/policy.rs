@@ -280,6 +280,9 @@ impl Admission<'_> {
             presets,
             ranges: if closed { Vec::new() } else { network.ranges.clone() },
             before: None,
+            bytes: None,
+            connections: None,
+            learn: false,
             reason: reasons.join(", "),
         }
     }

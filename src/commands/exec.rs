@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use caisson_agent::host::HostRules;
 use caisson_agent::id_claim::IdClaim;
-use caisson_agent::lower::{self, Passage, Request};
+use caisson_agent::lower::{self, Passage, Request, Watch};
 use caisson_agent::view::{self, System};
 use caisson_agent::way::{Way, WayError};
 use caisson_gateway::gateway::Gateway;
@@ -204,6 +204,7 @@ fn describe(
         profile: Profile::Default,
         secrets: secrets.iter().map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) }).collect(),
         timeout: None,
+        watch: Watch::Silent,
     };
     let (mut spec, passage) = lower::spec(&grant, host, request);
     spec.limits.wall_clock = arguments.timeout;
@@ -359,8 +360,9 @@ fn through_exit(
     let host = |act| move |source| ExecError::Host { act, source };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(host("start the network's threads"))?;
-    let listeners = running.take_listeners();
-    let way = runtime.block_on(async { Way::open(listeners, passage, &grant.egress, gateway, Arc::new(|_| {})) })?;
+    let sockets = running.take_sockets();
+    let init = running.init();
+    let way = runtime.block_on(async { Way::open(sockets, init, passage, &grant.egress, gateway, Arc::new(|_| {})) })?;
     let ended = signals.wait(running, meter);
     let ledger = runtime.block_on(way.close());
     Ok((ended?, ledger))

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use caisson_agent::host::HostRules;
 use caisson_agent::id_claim::IdClaim;
-use caisson_agent::lower::{self, Request};
+use caisson_agent::lower::{self, Request, Watch};
 use caisson_agent::view::{self, System};
 use caisson_model::policy::Grant;
 use caisson_sandbox::host::Mode;
@@ -53,6 +53,7 @@ fn main() {
         profile: Profile::Default,
         secrets: Vec::new(),
         timeout: None,
+        watch: Watch::Silent,
     };
     let (spec, _) = lower::spec(&Grant::default(), &host, request);
     let mut filter = linear_filter();

@@ -3,7 +3,7 @@
 use crate::error::LaunchError;
 use crate::host::{Mode, Standing};
 use crate::protection::{Missing, Protection};
-use crate::spec::{Identity, Ids, Spec};
+use crate::spec::{Identity, Ids, Network, Spec};
 
 /// What will be in force for a spec, and what not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,7 @@ fn needed(protection: Protection, spec: &Spec) -> bool {
         Protection::DiskLimit => spec.limits.disk.is_some() || spec.limits.inodes.is_some(),
         Protection::WallClock => spec.limits.wall_clock.is_some(),
         Protection::SecretMemory => !spec.secrets.is_empty(),
+        Protection::ExitByName => matches!(&spec.network, Network::Exit { capture: Some(_), .. }),
         _ => true,
     }
 }

@@ -50,6 +50,8 @@ pub enum Stage {
     Pivot,
     /// Bringing loopback up.
     Loopback,
+    /// Writing routes and rules of the network namespace.
+    Network,
     /// Listening inside.
     Listen,
     /// Setting the host name.
@@ -103,6 +105,7 @@ impl Stage {
             Self::Dev => "mount /dev",
             Self::Pivot => "change the root",
             Self::Loopback => "bring loopback up",
+            Self::Network => "set up the network's",
             Self::Listen => "listen on",
             Self::Hostname => "set the host name",
             Self::Rlimit => "set the resource limit",

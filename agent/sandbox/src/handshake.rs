@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{AreaError, Failure, LaunchError, Stage};
 use crate::host::Standing;
 use crate::outcome::{Outcome, Status};
+use crate::sockets::Opening;
 use crate::spec::{AreaDirectory, IdRange};
 
 /// Most bytes of one message.
@@ -38,8 +39,13 @@ pub(crate) enum Request {
 /// Launcher to caller, over the socket of that request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// The step runs; descriptors: its listeners.
-    Started,
+    /// The step runs. Descriptors: its sockets, of these kinds.
+    Started {
+        /// Process id of its init, as the launcher sees it.
+        init: i32,
+        /// One for each descriptor.
+        sockets: Vec<Opening>,
+    },
     /// It was not launched; nothing of it is left.
     NotLaunched(LaunchError),
     /// All of it is dead.
@@ -91,9 +97,9 @@ pub(crate) enum Prelude {
 pub(crate) enum Report {
     /// Everything that needs no spec is done.
     Warm { missing: Vec<crate::protection::Missing> },
-    /// The step has been executed; descriptors: its listeners, this many, then the memory file systems that init made, and
-    /// last, where the filter has one, the listener of refused calls.
-    Running { missing: Vec<crate::protection::Missing>, listeners: usize, refusals: bool },
+    /// The step has been executed; descriptors: the memory file systems that init made, and last, where the filter has one, the
+    /// listener of refused calls.
+    Running { missing: Vec<crate::protection::Missing>, refusals: bool },
     /// A stage failed; init exits.
     Failed(Failure),
     /// The step's own process ended.

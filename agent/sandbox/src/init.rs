@@ -1,7 +1,6 @@
 //! Process 1 of a sandbox: the ordered stages inside, then reaping until the step's own process ends. It dies with the
 //! launcher, and everything dies with it (pid_namespaces(7)).
 
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -11,7 +10,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use nix::unistd::{Gid, Pid, Uid};
 
 use crate::error::{Failure, Stage};
@@ -60,9 +58,6 @@ fn isolate(socket: &OwnedFd, entries: &[OwnedFd]) -> Result<(), Failure> {
     nix::unistd::setsid().map_err(failed(Stage::Identity))?;
     // Now, since the namespace shows as its root the group that this process is in.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(failed(Stage::CgroupNamespace))?;
-    let any =
-        nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed(Stage::Loopback))?;
-    sys::interface_up(any.as_fd(), c"lo").map_err(failed(Stage::Loopback))?;
     let mut missing = Vec::new();
     if let Err(errno) = sys::join_new_keyring() {
         missing.push(Missing { protection: Protection::Keyring, reason: format!("no new session keyring: {}", errno.desc()) });
@@ -86,7 +81,6 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
 
     become_init(&plan)?;
     let memory = root::build(&plan, trees)?;
-    let listeners = listen(&plan.listeners)?;
     nix::unistd::sethostname(&plan.hostname).map_err(|errno| Failure::new(Stage::Hostname, plan.hostname.clone(), errno))?;
 
     // Blocked before the fork, so that no death is missed.
@@ -122,11 +116,11 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     }
     drop(report);
     let started = Instant::now();
-    let out: Vec<BorrowedFd<'_>> = listeners.iter().chain(&memory).chain(&refusals).map(AsFd::as_fd).collect();
-    let running = Report::Running { missing: Vec::new(), listeners: listeners.len(), refusals: !refusals.is_empty() };
+    let out: Vec<BorrowedFd<'_>> = memory.iter().chain(&refusals).map(AsFd::as_fd).collect();
+    let running = Report::Running { missing: Vec::new(), refusals: !refusals.is_empty() };
     handshake::send(socket.as_fd(), &running, &out).map_err(failed(Stage::Release))?;
     drop(out);
-    drop((listeners, memory, refusals));
+    drop((memory, refusals));
     attend(socket, &deaths, step, started)
 }
 
@@ -149,18 +143,6 @@ fn become_init(plan: &Plan) -> Result<(), Failure> {
     nix::sys::prctl::set_dumpable(false).map_err(failed("dumpable"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     Ok(())
-}
-
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<OwnedFd>, Failure> {
-    addresses
-        .iter()
-        .map(|address| {
-            if !address.ip().is_loopback() {
-                return Err(Failure::rule(Stage::Listen, format!("{address}: not a loopback address")));
-            }
-            TcpListener::bind(address).map(OwnedFd::from).map_err(|error| Failure::io(Stage::Listen, address.to_string(), &error))
-        })
-        .collect()
 }
 
 /// Init after the fork: only the right to signal the step's other ids, its own filter, no streams.

@@ -13,6 +13,7 @@ use crate::error::{AreaError, Failure, LaunchError, SignalError, Stage, StartErr
 use crate::handshake::{self, Answer, Control, ReceiveError, Request};
 use crate::host::{Mode, Standing};
 use crate::outcome::Outcome;
+use crate::sockets::Sockets;
 use crate::spec::{AreaDirectory, IdRange, Spec};
 pub use crate::start::Options;
 use crate::start::single_threaded;
@@ -85,8 +86,9 @@ impl Launcher {
         })?;
         drop(stdio);
         match handshake::receive::<Answer>(socket.as_fd()) {
-            Ok((Answer::Started, listeners)) => {
-                Ok(Running { socket, listeners, ended: Mutex::new(None), _launcher: Arc::clone(&self.inner) })
+            Ok((Answer::Started { init, sockets }, descriptors)) => {
+                let sockets = Sockets::of(&sockets, descriptors);
+                Ok(Running { socket, init, sockets, ended: Mutex::new(None), _launcher: Arc::clone(&self.inner) })
             }
             Ok((Answer::NotLaunched(error), _)) => Err(error),
             Ok(_) | Err(ReceiveError::Malformed) => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
@@ -161,15 +163,22 @@ impl Drop for Inner {
 #[derive(Debug)]
 pub struct Running {
     socket: OwnedFd,
-    listeners: Vec<OwnedFd>,
+    init: i32,
+    sockets: Sockets,
     ended: Mutex<Option<Outcome>>,
     _launcher: Arc<Inner>,
 }
 
 impl Running {
-    /// The sockets that listen inside, in the order of [`crate::spec::Network::Exit`]; empty when called again.
-    pub fn take_listeners(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.listeners)
+    /// The sockets inside its network namespace that [`crate::spec::Network::Exit`] asks for; none when called again.
+    pub fn take_sockets(&mut self) -> Sockets {
+        std::mem::take(&mut self.sockets)
+    }
+
+    /// The process id of the sandbox's init in the namespace of whoever started the launcher. It means this sandbox only until
+    /// the step has ended.
+    pub fn init(&self) -> i32 {
+        self.init
     }
 
     /// Sends a signal to every process of the step's own process group: what it started is in it unless it chose otherwise.

@@ -22,6 +22,7 @@ pub mod launcher;
 pub mod outcome;
 pub mod privileges;
 pub mod protection;
+pub mod sockets;
 pub mod spec;
 
 mod area;
@@ -33,6 +34,8 @@ mod ground;
 mod handshake;
 mod init;
 mod measure;
+mod netlink;
+mod netns;
 mod plan;
 mod profiles;
 mod refused;

@@ -2,7 +2,6 @@
 //! init only walks it.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +23,6 @@ pub(crate) struct Plan {
     pub builds: Vec<Build>,
     /// Which of the mounts holds the secrets.
     pub secrets: Option<usize>,
-    pub listeners: Vec<SocketAddr>,
     pub rlimits: Vec<Rlimit>,
     pub tmp_size: u64,
     pub tmp_inodes: u64,

@@ -49,11 +49,14 @@ pub enum Protection {
     SecretMemory,
     /// A session keyring of its own (keyrings(7)).
     Keyring,
+    /// Connections to allowed names are led to the exit without the program knowing of it, and refused ones are told of
+    /// (nf_tables with NAT in `inet`, 5.2). Best effort: without it only programs that know proxies get out.
+    ExitByName,
 }
 
 impl Protection {
     /// Every protection, in the order of declaration.
-    pub const ALL: [Protection; 20] = [
+    pub const ALL: [Protection; 21] = [
         Self::UserNamespace,
         Self::PidNamespace,
         Self::MountNamespace,
@@ -74,6 +77,7 @@ impl Protection {
         Self::WallClock,
         Self::SecretMemory,
         Self::Keyring,
+        Self::ExitByName,
     ];
 
     /// The stable name, as written in configuration.
@@ -99,12 +103,13 @@ impl Protection {
             Self::WallClock => "wall-clock",
             Self::SecretMemory => "secret-memory",
             Self::Keyring => "keyring",
+            Self::ExitByName => "exit-by-name",
         }
     }
 
     /// Whether its lack is only reported and never refuses a launch: it narrows what is already closed.
     pub const fn best_effort(self) -> bool {
-        matches!(self, Self::TimeNamespace | Self::IdRange | Self::Landlock | Self::SecretMemory | Self::Keyring)
+        matches!(self, Self::TimeNamespace | Self::IdRange | Self::Landlock | Self::SecretMemory | Self::Keyring | Self::ExitByName)
     }
 }
 

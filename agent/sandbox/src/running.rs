@@ -14,6 +14,7 @@ use crate::outcome::{Cause, Outcome, Status, Timing, Usage};
 use crate::protection::{Missing, Protection};
 use crate::refused::Refused;
 use crate::slot::Slot;
+use crate::sockets::Opening;
 use crate::spec::Limits;
 use crate::sys;
 use crate::victim::Watcher;
@@ -27,6 +28,7 @@ pub(crate) struct Next {
     pub limits: Limits,
     pub enforced: Vec<Protection>,
     pub missing: Vec<Missing>,
+    pub sockets: Vec<(Opening, OwnedFd)>,
     pub arrived: Instant,
 }
 
@@ -44,6 +46,7 @@ impl Next {
             limits: self.limits,
             enforced: self.enforced,
             missing: self.missing,
+            sockets: self.sockets,
             arrived: self.arrived,
             phase: Phase::Building { failure: None },
             deadline: None,
@@ -80,6 +83,7 @@ pub(crate) struct Sandbox {
     limits: Limits,
     enforced: Vec<Protection>,
     missing: Vec<Missing>,
+    sockets: Vec<(Opening, OwnedFd)>,
     arrived: Instant,
     pub phase: Phase,
     /// When it is to be killed.
@@ -201,19 +205,21 @@ impl Sandbox {
         while self.reports {
             match handshake::receive_now::<Report>(self.slot.socket.as_fd()) {
                 Ok((Report::Warm { missing }, _)) => self.note(missing),
-                Ok((Report::Running { missing, listeners: count, refusals }, mut listeners)) => {
+                Ok((Report::Running { missing, refusals }, mut memory)) => {
                     self.note(missing);
                     if let (true, Some(refused)) = (refusals, &mut self.refused) {
-                        refused.listen(listeners.pop());
+                        refused.listen(memory.pop());
                     }
-                    // What comes behind the listeners are the memory file systems that init made.
-                    self.disk.add(listeners.split_off(count.min(listeners.len())));
+                    self.disk.add(memory);
                     let now = Instant::now();
                     if let Phase::Building { .. } = self.phase {
                         self.phase = Phase::Running { build: now - self.arrived, since: now };
                         self.deadline = self.limits.wall_clock.map(|limit| now + limit);
-                        let listeners: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
-                        self.tell(&Answer::Started, &listeners);
+                        // Handed over and closed here: they must not outlive the caller's.
+                        let sockets = std::mem::take(&mut self.sockets);
+                        let kinds = sockets.iter().map(|(kind, _)| *kind).collect();
+                        let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+                        self.tell(&Answer::Started { init: self.slot.pid.as_raw(), sockets: kinds }, &descriptors);
                     }
                 }
                 Ok((Report::Failed(failed), _)) => {

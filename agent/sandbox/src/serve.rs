@@ -17,6 +17,7 @@ use crate::error::{Failure, LaunchError, Stage};
 use crate::ground::Ground;
 use crate::handshake::{self, Answer, Greeting, Order, ReceiveError, Request};
 use crate::host::{Mode, Standing};
+use crate::netns::Home;
 use crate::outcome::Cause;
 use crate::plan::{Instruction, Plan, Rlimit};
 use crate::protection::{Missing, Protection};
@@ -24,8 +25,9 @@ use crate::refused::Refused;
 use crate::running::{Next, Phase, Sandbox};
 use crate::seccomp;
 use crate::slot::{Slot, Time};
+use crate::sockets::Opening;
 use crate::sources::{self, Context, Opened, Owners};
-use crate::spec::{Filter, Limits, Mount, Network, Refusals, Spec, Upper};
+use crate::spec::{Filter, Limits, Mount, Refusals, Spec, Upper};
 use crate::start::{NAME, SOCKET, Setup};
 use crate::sys::{self, Forked};
 use crate::userns::IdMap;
@@ -62,6 +64,7 @@ pub(crate) fn entry() -> Option<i32> {
 struct Server {
     setup: Setup,
     ground: Ground,
+    home: Home,
     cgroups: Cgroups,
     standing: Standing,
     time: Time,
@@ -92,19 +95,21 @@ impl Server {
         nix::sys::prctl::set_dumpable(false).map_err(|errno| Failure::new(Stage::Start, "dumpable", errno))?;
         sys::close_on_exec_from(3).map_err(|errno| Failure::new(Stage::Start, "descriptors", errno))?;
         let ground = Ground::new()?;
+        let home = Home::new()?;
         let mut cgroups = Cgroups::new(&setup.cgroup);
         let warden = warden::Warden::new(cgroups.directories())?;
         let time = if std::fs::exists("/proc/self/ns/time").unwrap_or(false) { Time::Own } else { Time::Shared };
         let standing = standing(&setup, &cgroups, time);
         let init_filter = seccomp::init();
         // The first sandbox is the proof that this host can make one at all.
-        let first = Slot::new(&mut cgroups, &ground, time, &init_filter)?;
+        let first = Slot::new(&mut cgroups, &ground, &home, time, &init_filter)?;
         let mut filters = HashMap::new();
         filters.insert(Filter::default(), seccomp::compile(&Filter::default())?);
         handshake::send(socket, &Greeting::Ready(standing.clone()), &[]).map_err(|errno| Failure::new(Stage::Start, "greeting", errno))?;
         Ok(Self {
             setup,
             ground,
+            home,
             cgroups,
             standing,
             time,
@@ -160,7 +165,7 @@ impl Server {
             return;
         }
         // A failure here shows at the next launch, which makes its own slot and reports.
-        if let Ok(slot) = Slot::new(&mut self.cgroups, &self.ground, self.time, &self.init_filter) {
+        if let Ok(slot) = Slot::new(&mut self.cgroups, &self.ground, &self.home, self.time, &self.init_filter) {
             self.warm.push_back(slot);
         }
     }
@@ -269,11 +274,14 @@ impl Server {
         let filter = if listed { filter.map(|filter| seccomp::notifying(&filter)) } else { filter };
         let slot = match self.live_slot() {
             Some(slot) => slot,
-            None => Slot::new(&mut self.cgroups, &self.ground, self.time, &self.init_filter)?,
+            None => Slot::new(&mut self.cgroups, &self.ground, &self.home, self.time, &self.init_filter)?,
         };
-        let (enforced, mut missing) = (verdict.enforced, verdict.missing);
+        let (mut enforced, mut missing) = (verdict.enforced, verdict.missing);
         match self.assign(&slot, spec, filter, [stdin, stdout, stderr], &mut missing) {
-            Ok((memory, disk)) => Ok(Next { slot, memory, disk, refused, limits, enforced, missing, arrived }),
+            Ok(Assigned { memory, disk, sockets }) => {
+                enforced.retain(|protection| missing.iter().all(|missing| missing.protection != *protection));
+                Ok(Next { slot, memory, disk, refused, limits, enforced, missing, sockets, arrived })
+            }
             Err(failure) => {
                 slot.kill();
                 self.closing.push(slot);
@@ -314,7 +322,7 @@ impl Server {
         filter: Option<Vec<Instruction>>,
         streams: [OwnedFd; 3],
         missing: &mut Vec<Missing>,
-    ) -> Result<(Option<Notices>, Watch), Failure> {
+    ) -> Result<Assigned, Failure> {
         let map = IdMap::new(self.standing.mode, self.setup.ids, spec.ids, spec.identity)?;
         map.write(slot.pid)?;
         slot.group.limit(&spec.limits)?;
@@ -322,6 +330,9 @@ impl Server {
             Some(limit) => slot.group.notices(limit)?,
             None => None,
         };
+        // Before the order to build: nothing of the step runs until its network is as it will be.
+        let furnished = self.home.furnish(&slot.network, &spec.network)?;
+        missing.extend(furnished.uncaptured.map(|reason| Missing { protection: Protection::ExitByName, reason }));
         let context = Context { ground: &self.ground, mode: self.standing.mode, map, identity: spec.identity };
         let mut watch = Watch::new(&spec.limits, &spec.mounts, &self.known, Instant::now())?;
         let Opened { builds, mut trees, memory } = sources::open(bounded(spec.mounts, &spec.limits), &mut self.owners, &context)?;
@@ -352,10 +363,6 @@ impl Server {
             hostname: spec.hostname,
             builds,
             secrets,
-            listeners: match spec.network {
-                Network::Closed => Vec::new(),
-                Network::Exit { listeners } => listeners,
-            },
             filter,
             listening: spec.filter.refusals == Refusals::Listed,
         };
@@ -364,7 +371,7 @@ impl Server {
         descriptors.extend(streams.iter().map(AsFd::as_fd));
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         handshake::send_now(slot.socket.as_fd(), &Order::Build, &descriptors).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
-        Ok((notices, watch))
+        Ok(Assigned { memory: notices, disk: watch, sockets: furnished.sockets })
     }
 
     /// Moves every sandbox on as far as it goes.
@@ -399,6 +406,13 @@ impl Server {
         self.helpers.retain(|(pid, _)| matches!(sys::reap(Some(*pid)), Ok(None)));
         self.emptying.retain_mut(|group| !group.remove());
     }
+}
+
+/// What a slot brings along once it has its orders.
+struct Assigned {
+    memory: Option<Notices>,
+    disk: Watch,
+    sockets: Vec<(Opening, OwnedFd)>,
 }
 
 /// The lower of a size and a limit.

@@ -10,12 +10,12 @@ use crate::error::{Failure, Stage};
 use crate::ground::Ground;
 use crate::handshake;
 use crate::init;
+use crate::netns::Home;
 use crate::plan::Instruction;
 use crate::sys::{self, Cloned};
 
-/// Every namespace but time, which older kernels lack.
-const NAMESPACES: u64 =
-    (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
+/// Every namespace but time, which older kernels lack, and the network's, which must not belong to the sandbox's user namespace.
+const NAMESPACES: u64 = (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 
 /// Whether sandboxes get a time namespace of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,25 +31,28 @@ pub(crate) struct Slot {
     pub pidfd: OwnedFd,
     pub socket: OwnedFd,
     pub group: Group,
+    pub network: OwnedFd,
 }
 
 impl Slot {
     /// Clones an init into new namespaces; it goes on by itself.
-    pub(crate) fn new(cgroups: &mut Cgroups, ground: &Ground, time: Time, filter: &[Instruction]) -> Result<Self, Failure> {
+    pub(crate) fn new(cgroups: &mut Cgroups, ground: &Ground, home: &Home, time: Time, filter: &[Instruction]) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(Stage::Clone, "", errno);
         let mut group = cgroups.create()?;
         let cloned = (|| {
             let entries = group.entries()?;
             let (socket, theirs) = handshake::pair().map_err(failed)?;
             let namespaces = NAMESPACES | if time == Time::Own { sys::CLONE_NEWTIME } else { 0 };
-            let (pid, pidfd) = ground.stand(|| match sys::clone3(namespaces, group.clone_into()).map_err(failed)? {
-                Cloned::Child => init::run(&theirs, &entries, filter),
-                Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+            let (network, (pid, pidfd)) = home.found(|| {
+                ground.stand(|| match sys::clone3(namespaces, group.clone_into()).map_err(failed)? {
+                    Cloned::Child => init::run(&theirs, &entries, filter),
+                    Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+                })
             })?;
-            Ok((pid, pidfd, socket))
+            Ok((pid, pidfd, socket, network))
         })();
         match cloned {
-            Ok((pid, pidfd, socket)) => Ok(Self { pid, pidfd, socket, group }),
+            Ok((pid, pidfd, socket, network)) => Ok(Self { pid, pidfd, socket, group, network }),
             Err(failure) => {
                 group.remove();
                 Err(failure)

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -252,12 +252,46 @@ pub enum SeenAs {
 pub enum Network {
     /// Loopback only.
     Closed,
-    /// Loopback only, with TCP sockets listening inside before anything hostile runs, whose descriptors come out to the
-    /// caller: see [`crate::launcher::Running::take_listeners`].
+    /// Loopback only, with sockets inside before anything hostile runs, whose descriptors come out to the caller: see
+    /// [`crate::launcher::Running::take_sockets`].
     Exit {
         /// Loopback addresses to listen on, in the order in which the descriptors come out.
         listeners: Vec<SocketAddr>,
+        /// What else is led to the first of them.
+        capture: Option<Capture>,
     },
+}
+
+/// Connections to addresses that are not the sandbox's own, led to the first listener's port of loopback, which can ask for their
+/// original destination (`SO_ORIGINAL_DST`). What no lead names is refused at once, and told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// Which TCP connections are led.
+    pub leads: Vec<Lead>,
+    /// Addresses that loopback has beside its own.
+    pub addresses: Vec<IpAddr>,
+    /// Where the name server of the sandbox listens, by UDP and TCP: an address of 127.0.0.0/8.
+    pub resolver: SocketAddr,
+}
+
+/// TCP to these addresses and ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    /// The first address. Loopback's own are never led, not even by a lead of all addresses.
+    pub address: IpAddr,
+    /// How many of its leading bits count; a multiple of 8.
+    pub bits: u8,
+    /// Which ports.
+    pub ports: Ports,
+}
+
+/// Ports of a lead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ports {
+    /// Every one.
+    All,
+    /// These.
+    Only(Vec<u16>),
 }
 
 /// One secret, a file of mode 0400 under `/run/secrets` that belongs to the step.

@@ -14,7 +14,7 @@ use crate::host::Mode;
 use crate::spec::{IdRange, Identity, Ids};
 
 /// What the launcher needs to be called root: everything it does to build sandboxes of other ids.
-const ROOT_NEEDS: [Capability; 8] = [
+const ROOT_NEEDS: [Capability; 10] = [
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_CHROOT,
     Capability::CAP_SETUID,
@@ -23,6 +23,8 @@ const ROOT_NEEDS: [Capability; 8] = [
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
     Capability::CAP_KILL,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_NET_BIND_SERVICE,
 ];
 
 /// The mode that this process can start a launcher in.

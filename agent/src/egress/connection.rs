@@ -1,38 +1,37 @@
-//! One connection of a step: understand, decide, dial, and carry bytes both ways.
+//! One connection of a step: understand, decide, dial, and write down what became of it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use caisson_model::outcome::{EgressEntry, Verdict};
+use caisson_model::outcome::{EgressEntry, EgressPhase, Process, Verdict};
 use caisson_model::policy::AddressRange;
 use caisson_model::time::Timestamp;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use nix::sys::socket::sockopt::{Ip6tOriginalDst, Linger, OriginalDst};
+use nix::sys::socket::{getsockopt, setsockopt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::egress::border::Border;
 use crate::egress::dial::{self, Unreached};
-use crate::egress::hello::{self, Greeting};
-use crate::egress::ledger::Ledger;
+use crate::egress::lineage::Table;
 use crate::egress::request::{self, Kind, Request, Unfit, unfit};
-use crate::egress::rules::Allowed;
 use crate::egress::service::{Guest, Scribe, Service, Visit};
 use crate::egress::socks::{self, Reply};
+use crate::egress::tunnel::{Carried, Tunnel};
 
-/// The most connections that one step may have open at once; further ones are refused and recorded.
-pub(super) const MAX_CONNECTIONS: usize = 256;
-
-/// How long a client may take to say what it wants, and a TLS client to greet.
+/// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// In how many pieces a request, or a greeting, may come. Each is looked at again with every piece, so this bounds the work.
+/// In how many pieces a request may come. Each is looked at again with every piece, so this bounds the work.
 const MAX_READS: usize = 512;
-/// One buffer for each direction of a connection.
-const BUFFER: usize = 64 * 1024;
+/// How long a refusal waits for the process that asked to be found.
+const FINDING: Duration = Duration::from_millis(200);
 
 /// The answer to a CONNECT that is granted.
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -40,22 +39,8 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// What serves a connection; a clone for each.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
-    pub allowed: Arc<Allowed>,
-    pub ledger: Arc<Ledger>,
+    pub border: Border,
     pub closed: watch::Receiver<bool>,
-}
-
-/// Bytes carried so far.
-#[derive(Debug, Default)]
-struct Carried {
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
-/// Why a connection that was allowed was cut.
-enum Cut {
-    /// The TLS greeting does not fit the name that was asked for.
-    Greeting(String),
 }
 
 /// The protocol in which a client hears an answer.
@@ -63,6 +48,8 @@ enum Cut {
 enum Voice {
     Http,
     Socks,
+    /// It does not know that there is an exit: its connection is reset.
+    None,
 }
 
 /// An attempt as it stood when it was decided.
@@ -70,59 +57,118 @@ struct Attempt {
     at: Timestamp,
     host: String,
     port: u16,
+    lineage: Lineage,
+}
+
+/// The process that asked: being looked for, or found.
+struct Lineage(Option<JoinHandle<Vec<Process>>>, Vec<Process>);
+
+impl Lineage {
+    async fn found(&mut self) -> Vec<Process> {
+        if let Some(finding) = &mut self.0 {
+            self.1 = timeout(FINDING, finding).await.ok().and_then(Result::ok).unwrap_or_default();
+            self.0 = None;
+        }
+        self.1.clone()
+    }
 }
 
 impl Attempt {
-    fn new(host: &str, port: u16) -> Attempt {
-        Attempt { at: clock::now(), host: host.to_owned(), port }
-    }
-
-    fn entry(self, verdict: Verdict, rule: String, address: Option<String>, carried: &Carried) -> EgressEntry {
-        let Attempt { at, host, port } = self;
+    fn entry(&self, verdict: Verdict, rule: String, address: Option<String>, carried: &Carried) -> EgressEntry {
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        let entry = EgressEntry::connection(at, &host, port, verdict, rule);
-        EgressEntry { address, sent: count(&carried.sent), received: count(&carried.received), ..entry }
+        let entry = EgressEntry::connection(self.at, &self.host, self.port, verdict, rule);
+        let lineage = self.lineage.1.clone();
+        EgressEntry { address, sent: count(&carried.sent), received: count(&carried.received), lineage, ..entry }
     }
+}
+
+/// What a captured connection was made to.
+enum Aim {
+    /// The listener itself: a client that knows proxies.
+    Proxy,
+    /// A name, by its address inside.
+    Name(String, u16),
+    /// An address that stands for no name.
+    Literal(SocketAddr),
 }
 
 impl Connection {
     /// Serves the connection until either side or the exit ends it. Records exactly one entry, but for a client that says nothing.
-    pub(super) async fn serve(&self, mut client: TcpStream) {
+    pub(super) async fn serve(&self, client: TcpStream, peer: SocketAddr) {
+        let finder = self.border.finder.clone();
+        let lineage = Lineage(Some(tokio::spawn(async move { finder.find(Table::Tcp, peer).await })), Vec::new());
+        match self.aim(&client) {
+            Aim::Proxy => self.proxied(client, lineage).await,
+            Aim::Name(host, port) => self.go(client, Voice::None, Request { host, port, kind: Kind::Connect }, Vec::new(), lineage).await,
+            Aim::Literal(address) => {
+                let request = Request { host: address.ip().to_canonical().to_string(), port: address.port(), kind: Kind::Connect };
+                self.go(client, Voice::None, request, Vec::new(), lineage).await;
+            }
+        }
+    }
+
+    /// Where the client wanted to go, as the kernel remembers it.
+    fn aim(&self, client: &TcpStream) -> Aim {
+        let original = match client.local_addr() {
+            Ok(SocketAddr::V4(_)) => getsockopt(client, OriginalDst)
+                .map(|address| SocketAddr::from((Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)), u16::from_be(address.sin_port)))),
+            Ok(SocketAddr::V6(_)) => getsockopt(client, Ip6tOriginalDst)
+                .map(|address| SocketAddr::from((Ipv6Addr::from(address.sin6_addr.s6_addr), u16::from_be(address.sin6_port)))),
+            Err(_) => return Aim::Proxy,
+        };
+        match original {
+            Ok(address) if !address.ip().is_loopback() => match self.border.names.name(address.ip()) {
+                Some(name) => Aim::Name(name, address.port()),
+                None => Aim::Literal(address),
+            },
+            // Nothing was changed on its way.
+            _ => Aim::Proxy,
+        }
+    }
+
+    async fn proxied(&self, mut client: TcpStream, lineage: Lineage) {
         let mut closed = self.closed.clone();
         let mut voice = Voice::Http;
         let understood = tokio::select! {
             () = ended(&mut closed) => return,
             understood = timeout(PATIENCE, understand(&mut client, &mut voice)) => understood,
         };
-        let (request, early) = match understood {
-            Ok(Ok(Some(understood))) => understood,
-            Ok(Ok(None)) => return,
+        let unknown = |lineage| Attempt { at: clock::now(), host: "?".to_owned(), port: 0, lineage };
+        match understood {
+            Ok(Ok(Some((request, early)))) => self.go(client, voice, request, early, lineage).await,
+            Ok(Ok(None)) => {}
             Ok(Err(unfit)) => {
                 let (host, port) = unfit.target.unwrap_or_else(|| ("?".to_owned(), 0));
-                return self.refuse(&mut client, voice, Attempt::new(&host, port), unfit.reason.to_owned(), None).await;
+                self.refuse(&mut client, voice, Attempt { host, port, ..unknown(lineage) }, unfit.reason.to_owned(), None).await;
             }
             Err(_elapsed) => {
                 let reason = "it did not say what it wants in time".to_owned();
-                return self.refuse(&mut client, voice, Attempt::new("?", 0), reason, None).await;
+                self.refuse(&mut client, voice, unknown(lineage), reason, None).await;
             }
-        };
-        if let Some(service) = self.allowed.service(&request.host, request.port) {
-            return self.visit(service, client, request, early).await;
         }
-        let attempt = Attempt::new(&request.host, request.port);
-        let permit = match self.allowed.permit(&request.host, request.port) {
+    }
+
+    /// From what is wanted to the end of it.
+    async fn go(&self, mut client: TcpStream, voice: Voice, request: Request, early: Vec<u8>, lineage: Lineage) {
+        let border = &self.border;
+        let mut attempt = Attempt { at: clock::now(), host: request.host.clone(), port: request.port, lineage };
+        if let Some(service) = border.allowed.service(&request.host, request.port) {
+            return self.visit(service, client, voice, request, early, attempt).await;
+        }
+        let permit = match border.allowed.permit(&request.host, request.port) {
             Ok(permit) => permit,
             Err(reason) => return self.refuse(&mut client, voice, attempt, reason, None).await,
         };
+        let mut closed = self.closed.clone();
         let dialled = tokio::select! {
             () = ended(&mut closed) => {
                 let rule = "the step ended first".to_owned();
-                return self.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
+                return border.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
             }
-            dialled = dial::dial(&permit, &request.host, request.port) => dialled,
+            dialled = dial::dial(&permit, &border.pins, &request.host, request.port) => dialled,
         };
         match dialled {
-            Ok((server, address)) => self.carry(client, server, address, request, early, attempt, permit.rule).await,
+            Ok((server, address)) => self.carry(client, voice, server, address, request, early, attempt, permit.rule).await,
             Err(Unreached::Forbidden { address, what }) => {
                 let reason = format!("the name leads to {address}, {what}");
                 self.refuse(&mut client, voice, attempt, reason, Some(address)).await;
@@ -130,26 +176,36 @@ impl Connection {
             Err(Unreached::Failed(error)) => {
                 let text = format!("{}:{} cannot be reached: {error}", request.host, request.port);
                 let rule = format!("{}: {error}", permit.rule);
-                self.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
+                attempt.lineage.found().await;
+                border.ledger.record(attempt.entry(Verdict::Unreachable, rule, None, &Carried::default()));
                 self.tell(&mut client, voice, "502 Bad Gateway", Reply::Unreachable, &text).await;
             }
         }
     }
 
     /// Hands the connection to a server of the agent's own.
-    async fn visit(&self, service: &Service, mut client: TcpStream, request: Request, mut early: Vec<u8>) {
-        let granted = match request.kind {
-            Kind::Connect => client.write_all(ESTABLISHED).await,
-            Kind::Socks => client.write_all(&Reply::Granted.bytes()).await,
-            Kind::Plain { head, .. } => {
+    async fn visit(
+        &self,
+        service: &Service,
+        mut client: TcpStream,
+        voice: Voice,
+        request: Request,
+        mut early: Vec<u8>,
+        mut attempt: Attempt,
+    ) {
+        let granted = match (voice, request.kind) {
+            (_, Kind::Plain { head, .. }) => {
                 early.splice(0..0, head);
                 Ok(())
             }
+            (Voice::None, _) => Ok(()),
+            (Voice::Socks, _) => client.write_all(&Reply::Granted.bytes()).await,
+            (Voice::Http, _) => client.write_all(ESTABLISHED).await,
         };
         if granted.is_err() {
             return;
         }
-        let scribe = Scribe { ledger: Arc::clone(&self.ledger), lineage: Vec::new() };
+        let scribe = Scribe { ledger: Arc::clone(&self.border.ledger), lineage: attempt.lineage.found().await };
         let visit = Visit { stream: Guest::new(early, client), host: request.host, port: request.port, scribe };
         let mut closed = self.closed.clone();
         tokio::select! {
@@ -159,24 +215,33 @@ impl Connection {
     }
 
     /// Refuses a connection beyond the limit, without reading from it.
-    pub(super) fn turn_away(&self, client: TcpStream) {
-        let reason = format!("more than {} connections at once", MAX_CONNECTIONS);
-        // A client that cannot take a few bytes at once hears nothing.
-        let _told = client.try_write(answer("503 Service Unavailable", &reason).as_bytes()).is_ok();
-        self.ledger.record(Attempt::new("?", 0).entry(Verdict::Refused, reason, None, &Carried::default()));
+    pub(super) fn turn_away(&self, client: TcpStream, most: usize) {
+        let reason = format!("more than {most} connections at once");
+        let (host, port, voice) = match self.aim(&client) {
+            Aim::Proxy => ("?".to_owned(), 0, Voice::Http),
+            Aim::Name(host, port) => (host, port, Voice::None),
+            Aim::Literal(address) => (address.ip().to_string(), address.port(), Voice::None),
+        };
+        match voice {
+            Voice::None => reset(&client),
+            // A client that cannot take a few bytes at once hears nothing.
+            _ => drop(client.try_write(answer("503 Service Unavailable", &reason).as_bytes())),
+        }
+        self.border.ledger.record(EgressEntry::connection(clock::now(), &host, port, Verdict::Refused, reason));
     }
 
-    async fn refuse(&self, client: &mut TcpStream, voice: Voice, attempt: Attempt, reason: String, address: Option<IpAddr>) {
+    async fn refuse(&self, client: &mut TcpStream, voice: Voice, mut attempt: Attempt, reason: String, address: Option<IpAddr>) {
         let (host, port) = (&attempt.host, attempt.port);
         let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let remedy = match address {
             Some(address) => format!("To allow it, add \"{}\" to `ranges` under [network] in the policy.", AddressRange::single(address)),
-            None if port == 0 || self.allowed.permit(host, port).is_ok() => "No policy can allow that.".to_owned(),
+            None if port == 0 || self.border.allowed.permit(host, port).is_ok() => "No policy can allow that.".to_owned(),
             None => format!("To allow it, add \"{target}\" to `allow` in the policy, or pass `--allow {target}` to `caisson exec`."),
         };
         let text = format!("refused: this step may not reach {target}: {reason}\n{remedy}");
         let address = address.map(|address| address.to_string());
-        self.ledger.record(attempt.entry(Verdict::Refused, reason, address, &Carried::default()));
+        attempt.lineage.found().await;
+        self.border.ledger.record(attempt.entry(Verdict::Refused, reason, address, &Carried::default()));
         self.tell(client, voice, "403 Forbidden", Reply::NotAllowed, &text).await;
     }
 
@@ -185,6 +250,7 @@ impl Connection {
         let bytes = match voice {
             Voice::Http => answer(status, text).into_bytes(),
             Voice::Socks => reply.bytes().to_vec(),
+            Voice::None => return reset(client),
         };
         let mut closed = self.closed.clone();
         let telling = async {
@@ -208,25 +274,61 @@ impl Connection {
     #[expect(clippy::too_many_arguments, reason = "both ends, what was asked, and what was decided: each is used once, here")]
     async fn carry(
         &self,
-        client: TcpStream,
+        mut client: TcpStream,
+        voice: Voice,
         server: TcpStream,
         address: SocketAddr,
         request: Request,
         early: Vec<u8>,
-        attempt: Attempt,
+        mut attempt: Attempt,
         rule: String,
     ) {
         let carried = Carried::default();
         let mut closed = self.closed.clone();
+        let Request { host, port, kind } = request;
+        let address = Some(address.to_string());
+        let passing = async {
+            let granted = match (&kind, voice) {
+                (Kind::Plain { .. }, _) | (_, Voice::None) => Ok(()),
+                (_, Voice::Socks) => client.write_all(&Reply::Granted.bytes()).await,
+                (_, Voice::Http) => client.write_all(ESTABLISHED).await,
+            };
+            if granted.is_err() {
+                return Ok(());
+            }
+            let tunnel = Tunnel { client: &client, server: &server, host: &host, port, carried: &carried, meter: &self.border.meter };
+            match &kind {
+                Kind::Plain { head, body } => tunnel.request(head, *body, early).await,
+                Kind::Connect | Kind::Socks => tunnel.run(early).await,
+            }
+        };
+        // Told beside the bytes, which do not wait for it.
+        let opening = async {
+            attempt.lineage.found().await;
+            let entry = attempt.entry(Verdict::Allowed, rule.clone(), address.clone(), &carried);
+            self.border.ledger.tell(&EgressEntry { phase: EgressPhase::Open, ..entry });
+        };
+        let both = async { tokio::join!(passing, opening).0 };
         let done = tokio::select! {
             () = ended(&mut closed) => Ok(()),
-            done = exchange(client, server, &request, early, &carried) => done,
+            done = both => done,
         };
         let (verdict, rule) = match done {
-            Err(Cut::Greeting(reason)) => (Verdict::Refused, reason),
+            Err(cut) => {
+                reset(&client);
+                (Verdict::Refused, cut.to_string())
+            }
             Ok(()) => (Verdict::Allowed, rule),
         };
-        self.ledger.record(attempt.entry(verdict, rule, Some(address.to_string()), &carried));
+        self.border.ledger.record(attempt.entry(verdict, rule, address, &carried));
+    }
+}
+
+/// Lets a connection end with a reset when it is dropped: a client that knows nothing of the exit sees that it was refused.
+fn reset(client: &TcpStream) {
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    if let Err(error) = setsockopt(client, Linger, &linger) {
+        tracing::debug!(%error, "a connection cannot be reset");
     }
 }
 
@@ -263,155 +365,6 @@ async fn understand(client: &mut TcpStream, voice: &mut Voice) -> Result<Option<
         }
     }
     Err(unfit("the request comes in too many pieces"))
-}
-
-async fn exchange(mut client: TcpStream, server: TcpStream, request: &Request, early: Vec<u8>, carried: &Carried) -> Result<(), Cut> {
-    for stream in [&client, &server] {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
-    }
-    match &request.kind {
-        Kind::Connect | Kind::Socks => {
-            let granted: &[u8] = match request.kind {
-                Kind::Socks => &Reply::Granted.bytes(),
-                _ => ESTABLISHED,
-            };
-            if client.write_all(granted).await.is_err() {
-                return Ok(());
-            }
-            let (from_client, to_client) = client.into_split();
-            let (from_server, to_server) = server.into_split();
-            let upward = tunnel_up(from_client, to_server, early, &request.host, request.port, carried);
-            let downward = pour(from_server, to_client, &carried.received);
-            tokio::pin!(upward, downward);
-            // A cut ends both directions at once; otherwise each ends by itself (half-close).
-            tokio::select! {
-                up = &mut upward => {
-                    up?;
-                    downward.await;
-                }
-                () = &mut downward => upward.await?,
-            }
-        }
-        Kind::Plain { head, body } => {
-            let (from_client, to_client) = client.into_split();
-            let (from_server, to_server) = server.into_split();
-            let upward = send_request(from_client, to_server, head, early, *body, &carried.sent);
-            let downward = pour(from_server, to_client, &carried.received);
-            tokio::pin!(upward, downward);
-            // The answer's end is the exchange's end, however much of the request was read.
-            tokio::select! {
-                biased;
-                () = &mut downward => {}
-                _open = &mut upward => downward.await,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Sends one plain request with exactly the body that it announced; nothing after it reaches the server. Answers with the
-/// server's half, which stays open until the answer is read.
-async fn send_request(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    head: &[u8],
-    early: Vec<u8>,
-    body: u64,
-    sent: &AtomicU64,
-) -> Option<OwnedWriteHalf> {
-    to.write_all(head).await.ok()?;
-    sent.fetch_add(head.len() as u64, Ordering::Relaxed);
-    let mut left = body;
-    let mut buffer = early;
-    loop {
-        let now = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        to.write_all(&buffer[..now]).await.ok()?;
-        sent.fetch_add(now as u64, Ordering::Relaxed);
-        left -= now as u64;
-        if left == 0 {
-            return Some(to);
-        }
-        buffer.resize(BUFFER, 0);
-        let read = from.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
-        buffer.truncate(read);
-    }
-}
-
-/// Carries the client's bytes of a tunnel, once its greeting was judged.
-async fn tunnel_up(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    early: Vec<u8>,
-    host: &str,
-    port: u16,
-    carried: &Carried,
-) -> Result<(), Cut> {
-    let mut first = early;
-    let mut buffer = vec![0; BUFFER];
-    let mut reads = 0;
-    loop {
-        match hello::read(&first) {
-            Greeting::Incomplete => {}
-            greeting => match judge(&greeting, host, port) {
-                Ok(()) => break,
-                Err(reason) => return Err(Cut::Greeting(reason)),
-            },
-        }
-        reads += 1;
-        if reads > MAX_READS {
-            return Err(Cut::Greeting("its TLS greeting comes in too many pieces".to_owned()));
-        }
-        let read = if first.is_empty() && port != 443 {
-            // On other ports the server may be the one who speaks first.
-            from.read(&mut buffer).await
-        } else {
-            timeout(PATIENCE, from.read(&mut buffer)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        };
-        match read {
-            Ok(read) if read > 0 => first.extend_from_slice(&buffer[..read]),
-            _ if first.is_empty() => {
-                let _closed = to.shutdown().await;
-                return Ok(());
-            }
-            _ => return Err(Cut::Greeting("its TLS greeting breaks off".to_owned())),
-        }
-    }
-    if to.write_all(&first).await.is_ok() {
-        carried.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
-        pour(from, to, &carried.sent).await;
-    }
-    Ok(())
-}
-
-/// Whether a tunnel to `host` and `port` may begin like this.
-fn judge(greeting: &Greeting, host: &str, port: u16) -> Result<(), String> {
-    let literal = host.parse::<IpAddr>().is_ok();
-    match greeting {
-        Greeting::Malformed => Err("its TLS greeting is malformed".to_owned()),
-        Greeting::Tls { encrypted: true, .. } => {
-            Err("its TLS greeting is encrypted, so that its server name cannot be compared".to_owned())
-        }
-        Greeting::Tls { name: Some(name), .. } if name.strip_suffix('.').unwrap_or(name) != host => {
-            Err(format!("it asked for {host}, but its TLS greeting names {name}"))
-        }
-        Greeting::Tls { name: None, .. } if !literal => Err(format!("it asked for {host}, but its TLS greeting names no server")),
-        Greeting::Other if port == 443 => Err("what it speaks on port 443 is not TLS".to_owned()),
-        Greeting::Tls { .. } | Greeting::Other | Greeting::Incomplete => Ok(()),
-    }
-}
-
-/// Carries bytes one way until the end, counts them, and passes the end on.
-async fn pour(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, count: &AtomicU64) {
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(read) = from.read(&mut buffer).await {
-        if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
-            break;
-        }
-        count.fetch_add(read as u64, Ordering::Relaxed);
-    }
-    let _closed = to.shutdown().await;
 }
 
 fn answer(status: &str, text: &str) -> String {

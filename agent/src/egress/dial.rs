@@ -1,7 +1,9 @@
 //! From a permit to a connection: resolve once, judge each address, dial the one that was judged.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -20,6 +22,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const STAGGER: Duration = Duration::from_millis(250);
 /// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
+/// The most names that are remembered; further ones are looked up, and judged, anew each time.
+const MAX_PINS: usize = 4096;
 
 /// Why nobody was reached.
 #[derive(Debug)]
@@ -35,24 +39,48 @@ pub(super) enum Unreached {
     Failed(io::Error),
 }
 
-/// Connects to `host` and `port` as far as `permit` reaches. Answers the stream and the address that was dialled.
-pub(super) async fn dial(permit: &Permit, host: &str, port: u16) -> Result<(TcpStream, SocketAddr), Unreached> {
-    let addresses: Vec<SocketAddr> = match &permit.reach {
-        Reach::Literal(address) => vec![SocketAddr::new(*address, port)],
-        Reach::Anywhere | Reach::Public(_) => {
-            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the name did not resolve in time");
-            let found = timeout(RESOLVE, lookup_host((host, port))).await.map_err(late);
-            found.and_then(|found| found).map_err(Unreached::Failed)?.take(MAX_ADDRESSES).collect()
+/// What names led to when they were first asked for: the answer of one step's whole life, so that a name cannot mean one thing when
+/// it is judged and another later.
+#[derive(Debug, Default)]
+pub(super) struct Pins(Mutex<HashMap<String, Vec<IpAddr>>>);
+
+impl Pins {
+    /// What `host` leads to; looked up outside once.
+    async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(host) {
+            return Ok(known.clone());
         }
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the name did not resolve in time");
+        let found = timeout(RESOLVE, lookup_host((host, 0))).await.map_err(late)??;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in found.map(|address| address.ip()) {
+            if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pins.len() >= MAX_PINS {
+            return Ok(addresses);
+        }
+        // Whoever looked it up at the same time and was first decides.
+        Ok(pins.entry(host.to_owned()).or_insert(addresses).clone())
+    }
+}
+
+/// Connects to `host` and `port` as far as `permit` reaches. Answers the stream and the address that was dialled.
+pub(super) async fn dial(permit: &Permit, pins: &Pins, host: &str, port: u16) -> Result<(TcpStream, SocketAddr), Unreached> {
+    let addresses = match &permit.reach {
+        Reach::Literal(address) => vec![*address],
+        Reach::Anywhere | Reach::Public(_) => pins.addresses(host).await.map_err(Unreached::Failed)?,
     };
     let mut forbidden = None;
     let mut open = Vec::new();
     for address in addresses {
-        match (&permit.reach, address::inner(address.ip())) {
-            (Reach::Public(ranges), Some(what)) if !ranges.iter().any(|range| range.contains(address.ip())) => {
-                forbidden = Some(Unreached::Forbidden { address: address.ip(), what });
+        match (&permit.reach, address::inner(address)) {
+            (Reach::Public(ranges), Some(what)) if !ranges.iter().any(|range| range.contains(address)) => {
+                forbidden = Some(Unreached::Forbidden { address, what });
             }
-            _ => open.push(address),
+            _ => open.push(SocketAddr::new(address, port)),
         }
     }
     match race(open).await {
@@ -109,9 +137,12 @@ mod tests {
         // Not an address literal by our rules, but every resolver of this system family leads it to 127.0.0.1.
         let name = "127.1";
         let ranges = |text: &str| vec![text.parse().unwrap()];
-        assert!(matches!(dial(&permit(Reach::Public(Vec::new())), name, port).await, Err(Unreached::Forbidden { .. })));
-        assert!(matches!(dial(&permit(Reach::Public(ranges("10.0.0.0/8"))), name, port).await, Err(Unreached::Forbidden { .. })));
-        assert!(dial(&permit(Reach::Public(ranges("127.0.0.0/8"))), name, port).await.is_ok());
-        assert!(dial(&permit(Reach::Anywhere), name, port).await.is_ok());
+        assert!(matches!(dial(&permit(Reach::Public(Vec::new())), &Pins::default(), name, port).await, Err(Unreached::Forbidden { .. })));
+        assert!(matches!(
+            dial(&permit(Reach::Public(ranges("10.0.0.0/8"))), &Pins::default(), name, port).await,
+            Err(Unreached::Forbidden { .. })
+        ));
+        assert!(dial(&permit(Reach::Public(ranges("127.0.0.0/8"))), &Pins::default(), name, port).await.is_ok());
+        assert!(dial(&permit(Reach::Anywhere), &Pins::default(), name, port).await.is_ok());
     }
 }

@@ -7,7 +7,7 @@ use caisson_model::outcome::{EgressEntry, Verdict};
 
 use crate::clock;
 
-/// Told of every entry at the moment it is complete: a refusal at once, a connection when it has ended.
+/// Told of every entry at once: of a refusal when it is decided, of a connection when it stands and again when it is over.
 pub type Sink = Arc<dyn Fn(&EgressEntry) + Send + Sync>;
 
 /// The most entries that are kept one by one; what comes after is counted in a last entry.
@@ -36,7 +36,12 @@ impl Ledger {
         Ledger { entries: Mutex::default(), sink }
     }
 
-    /// Adds a complete entry.
+    /// Tells of a connection that stands.
+    pub(super) fn tell(&self, entry: &EgressEntry) {
+        (self.sink)(entry);
+    }
+
+    /// Adds an entry that is over.
     pub(super) fn record(&self, entry: EgressEntry) {
         {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

@@ -62,18 +62,8 @@ pub(super) fn unfit(reason: &'static str) -> Unfit {
 
 /// Reads a head. `None` means that more bytes are needed; otherwise the request and how many bytes its head took.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Unfit> {
-    // Clients may send empty lines before a request (RFC 9112, 2.2), but to a proxy none does.
-    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
-        // A client that ends lines with a bare line feed would be understood by some servers.
-        return if bytes.windows(2).any(|window| window == b"\n\n") { Err(unfit("lines end with a bare line feed")) } else { Ok(None) };
-    };
-    if end > MAX_HEAD {
-        return Err(unfit("the request's head is too large"));
-    }
+    let Some(end) = end(bytes)? else { return Ok(None) };
     let head = &bytes[..end];
-    if head.iter().enumerate().any(|(at, byte)| (*byte == b'\n' && (at == 0 || head[at - 1] != b'\r')) || *byte == 0) {
-        return Err(unfit("lines end with a bare line feed"));
-    }
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(head) {
@@ -93,12 +83,50 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Unfit> {
     Ok(Some((request, end)))
 }
 
+/// Where the head ends; `None` when more bytes are needed.
+fn end(bytes: &[u8]) -> Result<Option<usize>, Unfit> {
+    // Clients may send empty lines before a request (RFC 9112, 2.2), but to a proxy none does.
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
+        // A client that ends lines with a bare line feed would be understood by some servers.
+        return if bytes.windows(2).any(|window| window == b"\n\n") { Err(unfit("lines end with a bare line feed")) } else { Ok(None) };
+    };
+    if end > MAX_HEAD {
+        return Err(unfit("the request's head is too large"));
+    }
+    let head = &bytes[..end];
+    if head.iter().enumerate().any(|(at, byte)| (*byte == b'\n' && (at == 0 || head[at - 1] != b'\r')) || *byte == 0) {
+        return Err(unfit("lines end with a bare line feed"));
+    }
+    Ok(Some(end))
+}
+
 fn plain(method: &str, path: &str, version: u8, headers: &[httparse::Header<'_>]) -> Result<Request, Unfit> {
     let rest = path.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &path[7..]);
     let rest = rest.ok_or(unfit("the exit takes CONNECT and absolute http:// requests only"))?;
     let split = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, port) = authority(&rest[..split], Some(80)).ok_or(unfit("the request's host is malformed"))?;
     let about = |reason| Unfit { reason, target: Some((host.clone(), port)) };
+    let mut named = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+    if let Some(first) = named.next() {
+        let value = std::str::from_utf8(first.value).map_err(|_| about("a header is not text"))?;
+        if authority(value.trim(), Some(80)).as_ref() != Some(&(host.clone(), port)) {
+            return Err(about("the Host header names another host than the request"));
+        }
+    }
+    let (head, body) = rewritten(method, &rest[split..], version, headers, &host, port)?;
+    Ok(Request { host, port, kind: Kind::Plain { head, body } })
+}
+
+/// The head of one request as it is sent on, in origin form and for a connection that closes, and how many bytes of body follow.
+fn rewritten(
+    method: &str,
+    target: &str,
+    version: u8,
+    headers: &[httparse::Header<'_>],
+    host: &str,
+    port: u16,
+) -> Result<(Vec<u8>, u64), Unfit> {
+    let about = |reason| Unfit { reason, target: Some((host.to_owned(), port)) };
     let mut body = None;
     let mut seen_host = false;
     let mut kept = Vec::new();
@@ -107,12 +135,7 @@ fn plain(method: &str, path: &str, version: u8, headers: &[httparse::Header<'_>]
         let name = header.name.to_ascii_lowercase();
         match name.as_str() {
             "host" if seen_host => return Err(about("there are two Host headers")),
-            "host" => {
-                seen_host = true;
-                if authority(value.trim(), Some(80)).as_ref() != Some(&(host.clone(), port)) {
-                    return Err(about("the Host header names another host than the request"));
-                }
-            }
+            "host" => seen_host = true,
             "transfer-encoding" => return Err(about("a body must have a Content-Length")),
             "content-length" if body.is_some() => return Err(about("there are two Content-Length headers")),
             "content-length" => {
@@ -126,16 +149,52 @@ fn plain(method: &str, path: &str, version: u8, headers: &[httparse::Header<'_>]
             kept.push((header.name, value));
         }
     }
-    let target = &rest[split..];
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let target = if target.starts_with('/') || target == "*" { target.to_owned() } else { format!("/{target}") };
+    let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let shown = if port == 80 { shown } else { format!("{shown}:{port}") };
     let mut head = format!("{method} {target} HTTP/1.{version}\r\nHost: {shown}\r\nConnection: close\r\n");
     for (name, value) in kept {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    Ok(Request { host, port, kind: Kind::Plain { head: head.into_bytes(), body: body.unwrap_or(0) } })
+    Ok((head.into_bytes(), body.unwrap_or(0)))
+}
+
+/// Reads the head of a request within a tunnel to `host` and `port`: it must name that host, or none at all is passed on. As
+/// [`read`] otherwise.
+pub(super) fn within(bytes: &[u8], host: &str, port: u16) -> Result<Option<(Request, usize)>, Unfit> {
+    let Some(end) = end(bytes)? else { return Ok(None) };
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    match parsed.parse(&bytes[..end]) {
+        Ok(httparse::Status::Complete(_)) => {}
+        _ => return Err(unfit("the request's head is malformed")),
+    }
+    let (Some(method), Some(path), Some(version @ (0 | 1))) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(unfit("the request is neither HTTP/1.1 nor HTTP/1.0"));
+    };
+    let own = Unfit { reason: "its request names another host than the connection", target: Some((host.to_owned(), port)) };
+    let target = if path.starts_with('/') || path == "*" {
+        path
+    } else {
+        // Absolute, as a proxy's client says it: the same host, or it is not passed on.
+        let rest = path.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &path[7..]).ok_or_else(|| own.clone())?;
+        let split = rest.find(['/', '?']).unwrap_or(rest.len());
+        if authority(&rest[..split], Some(port)) != Some((host.to_owned(), port)) {
+            return Err(own);
+        }
+        &rest[split..]
+    };
+    if method == "CONNECT" {
+        return Err(own);
+    }
+    let named = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+    let mut agree = named.map(|header| std::str::from_utf8(header.value).ok().and_then(|value| authority(value.trim(), Some(port))));
+    if !agree.all(|named| named.is_some_and(|(name, _)| name == host)) {
+        return Err(own);
+    }
+    let (head, body) = rewritten(method, target, version, parsed.headers, host, port)?;
+    Ok(Some((Request { host: host.to_owned(), port, kind: Kind::Plain { head, body } }, end)))
 }
 
 /// Host and port of `HOST:PORT`, `[V6]:PORT`, or without a port where there is a default. User information is refused.

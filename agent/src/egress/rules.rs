@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use caisson_model::policy::{AddressRange, Destination};
 
+use crate::egress::address;
 use crate::egress::service::Service;
+
+/// The rule of what is allowed only to learn that it was wanted.
+pub const LEARNING: &str = "learning";
 
 /// What one step may reach.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +23,16 @@ pub struct Allowed {
     pub reason: String,
     /// Servers of the agent's own, asked before any rule.
     pub services: Vec<Service>,
+    /// Whether everything is allowed that does not lead inside, so that it can be learnt what a step wants.
+    pub learning: bool,
+    /// The most bytes that the step may carry, both ways together.
+    pub most_bytes: Option<u64>,
+    /// The most connections that it may have open at once; `None` for [`MOST_CONNECTIONS`].
+    pub most_connections: Option<u32>,
 }
+
+/// How many connections a step may have open at once when policy does not say; further ones are refused and recorded.
+pub const MOST_CONNECTIONS: u32 = 512;
 
 /// A destination that is allowed, before it is resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +75,36 @@ impl Allowed {
             };
             return Ok(Permit { rule: self.rule(destination), reach });
         }
+        if self.learning {
+            let reach = match literal {
+                // A literal leads where it says, so it is judged at once.
+                Some(address) => match address::inner(address) {
+                    Some(what) if !self.ranges.iter().any(|range| range.contains(address)) => return Err(what.to_owned()),
+                    _ => Reach::Literal(address),
+                },
+                None => Reach::Public(self.ranges.clone()),
+            };
+            return Ok(Permit { rule: LEARNING.to_owned(), reach });
+        }
         let known = |destination: &&Destination| destination.host == host;
         let other_port = self.destinations.iter().chain(&self.preset_destinations).find(known);
         Err(match other_port {
             Some(destination) => format!("port {port} is not allowed, only {destination}"),
             None => "no rule allows it".to_owned(),
         })
+    }
+
+    /// The rule by which a name has an address inside, or why it has none. Its port is judged when somebody connects.
+    pub(super) fn lookup(&self, name: &str) -> Result<String, String> {
+        if self.services.iter().any(|service| service.host == name) {
+            return Ok("a server of the agent's own".to_owned());
+        }
+        let covers = |destination: &&Destination| destination.host.parse::<IpAddr>().is_err() && destination.covers_host(name);
+        match self.preset_destinations.iter().chain(&self.destinations).find(covers) {
+            Some(destination) => Ok(self.rule(destination)),
+            None if self.learning => Ok(LEARNING.to_owned()),
+            None => Err("no rule allows it".to_owned()),
+        }
     }
 
     /// The service that is meant by `host` and `port`.
@@ -92,7 +129,7 @@ mod tests {
             preset_destinations: parse(presets),
             ranges: vec!["10.0.0.0/8".parse().unwrap()],
             reason: "test".into(),
-            services: Vec::new(),
+            ..Allowed::default()
         }
     }
 

@@ -8,9 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use caisson_model::outcome::{EgressEntry, Verdict};
+use caisson_sandbox::sockets::Sockets;
 
 use crate::egress::Exit;
 use crate::egress::rules::Allowed;
+
+fn sockets(listener: TcpListener) -> Sockets {
+    Sockets { listeners: vec![listener.into()], ..Sockets::default() }
+}
 
 /// A server that answers each connection with `answer` once it has read something, and tells what it read.
 fn server(answer: &'static [u8]) -> (SocketAddr, thread::JoinHandle<Vec<u8>>) {
@@ -34,7 +39,7 @@ fn through(destinations: &[String], talk: impl FnOnce(SocketAddr) -> Vec<u8>) ->
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let allowed = Allowed { destinations: destinations.iter().map(|text| text.parse().unwrap()).collect(), ..Allowed::default() };
-    let exit = runtime.block_on(async { Exit::open(vec![listener.into()], allowed, Arc::new(|_| {})).unwrap() });
+    let exit = runtime.block_on(async { Exit::open(sockets(listener), None, allowed, Arc::new(|_| {})).unwrap() });
     let heard = talk(address);
     (heard, runtime.block_on(exit.close()))
 }
@@ -148,7 +153,7 @@ fn an_exit_that_closes_ends_its_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let exit_address = listener.local_addr().unwrap();
     let allowed = Allowed { destinations: vec![address.to_string().parse().unwrap()], ..Allowed::default() };
-    let exit = runtime.block_on(async { Exit::open(vec![listener.into()], allowed, Arc::new(|_| {})).unwrap() });
+    let exit = runtime.block_on(async { Exit::open(sockets(listener), None, allowed, Arc::new(|_| {})).unwrap() });
     let mut stream = TcpStream::connect(exit_address).unwrap();
     stream.write_all(format!("CONNECT {address} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
     let mut heard = [0; 64];
@@ -198,7 +203,7 @@ fn a_service_of_the_agent_answers_to_its_name_and_writes_what_it_served() {
     let address = listener.local_addr().unwrap();
     let services = vec![Service { host: "packages.inside".to_owned(), port: 80, serve }];
     let allowed = Allowed { services, ..Allowed::default() };
-    let exit = runtime.block_on(async { Exit::open(vec![listener.into()], allowed, Arc::new(|_| {})).unwrap() });
+    let exit = runtime.block_on(async { Exit::open(sockets(listener), None, allowed, Arc::new(|_| {})).unwrap() });
     let plain = text(&say(address, &[b"GET http://packages.inside/simple/ HTTP/1.1\r\n\r\n"]));
     assert!(plain.ends_with("\r\n\r\nGET /simple/ HTTP/1.1"), "{plain}");
     let tunnel = text(&say(address, &[b"CONNECT packages.inside:80 HTTP/1.1\r\n\r\n", b"GET /x HTTP/1.1\r\n\r\n"]));

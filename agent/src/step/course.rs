@@ -24,7 +24,7 @@ use crate::contexts::{SCRIPTS, STEP_FILES};
 use crate::environment;
 use crate::hash_files::{self, Patterns};
 use crate::host::HostRules;
-use crate::lower::{self, Request};
+use crate::lower::{self, Request, Watch};
 use crate::output::Output;
 use crate::program::{Exit, Halt, Input, Powers, Program, Sink};
 use crate::retry;
@@ -117,14 +117,16 @@ impl<A: AgentApi> Course<'_, A> {
             profile: if program.powers == Powers::None { Profile::Strict } else { Profile::Default },
             secrets: if granted { self.secrets.files() } else { Vec::new() },
             timeout: self.limit.map(|limit| limit.limit),
+            watch: if granted { Watch::Told } else { Watch::Silent },
         };
         let (spec, passage) = lower::spec(&grant, &self.attempt.host, request);
         let stdin = if matches!(program.stdin, Input::Nothing) { Stdin::Closed } else { Stdin::Pipe };
         let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
-        let listeners = std::mem::take(&mut launched.listeners);
-        let masker = exit::masker(if listeners.is_empty() { [].iter() } else { self.attempt.masks.iter() });
+        let sockets = std::mem::take(&mut launched.sockets);
+        let masker = exit::masker(if sockets.listeners.is_empty() { [].iter() } else { self.attempt.masks.iter() });
         let exit = exit::open(
-            listeners,
+            sockets,
+            launched.running.init(),
             passage,
             &grant.egress,
             &self.attempt.host.gateway,
@@ -346,6 +348,7 @@ pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(),
         profile: Profile::Strict,
         secrets: Vec::new(),
         timeout: None,
+        watch: Watch::Silent,
     };
     let (spec, _) = lower::spec(&Grant::default(), &attempt.host, request);
     let mut launched = launch::launch(&attempt.launcher, spec, Stdin::Closed).await?;
@@ -464,7 +467,7 @@ impl<A: AgentApi> Bench for Course<'_, A> {
     }
 
     fn has_network(&self) -> bool {
-        !lower::passage(&self.step.grant.egress, &self.attempt.host).env.is_empty()
+        !lower::passage(&self.step.grant.egress, &self.attempt.host, Watch::Silent).env.is_empty()
     }
 
     fn variable(&self, name: &str) -> Option<&str> {

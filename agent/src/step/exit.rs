@@ -1,6 +1,5 @@
 //! The policed exit of one program, for the time that its sandbox lives.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_gateway::gateway::Gateway;
@@ -8,6 +7,8 @@ use caisson_model::id::StepIndex;
 use caisson_model::lease::StepChange;
 use caisson_model::outcome::{EgressEntry, Fault};
 use caisson_model::policy::Egress;
+
+use caisson_sandbox::sockets::Sockets;
 
 use crate::lower::Passage;
 use crate::mask::Masker;
@@ -20,7 +21,8 @@ use crate::way::Way;
 /// # Errors
 /// The listeners cannot be served.
 pub(super) fn open(
-    listeners: Vec<OwnedFd>,
+    sockets: Sockets,
+    init: i32,
     passage: Passage,
     egress: &Egress,
     gateway: &Gateway,
@@ -28,7 +30,7 @@ pub(super) fn open(
     step: StepIndex,
     masker: Masker,
 ) -> Result<Option<Way>, Halt> {
-    if listeners.is_empty() {
+    if sockets.listeners.is_empty() {
         return Ok(None);
     }
     let masker = Mutex::new(masker);
@@ -36,7 +38,7 @@ pub(super) fn open(
         let entry = mask(&mut masker.lock().unwrap_or_else(PoisonError::into_inner), entry.clone());
         remarks.tell(StepChange::Reached { step, entry });
     });
-    Way::open(listeners, passage, egress, gateway, sink)
+    Way::open(sockets, init, passage, egress, gateway, sink)
         .map(Some)
         .map_err(|error| Halt::faulted(format!("the step's way out could not be opened: {}", chain(&error)), Fault::Environment))
 }

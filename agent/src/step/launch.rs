@@ -1,7 +1,6 @@
 //! One program in one sandbox: launched, fed, listened to, waited for, and ended in stages when it must end. The only caller of
 //! the launcher; all that blocks happens on threads for it, since the agent's own never fork and never wait.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use caisson_model::outcome::{Cause, DiskResource, Fault, Outcome, Victim};
 use caisson_sandbox::error::{LaunchError, Stage as Building};
 use caisson_sandbox::launcher::{Launcher, Running, Stdio};
 use caisson_sandbox::outcome as ended;
+use caisson_sandbox::sockets::Sockets;
 use caisson_sandbox::spec::Spec;
 use nix::fcntl::OFlag;
 use tokio::net::unix::pipe;
@@ -35,8 +35,8 @@ pub(super) struct TimeLimit {
 pub(super) struct Launched {
     /// The handle.
     pub running: Arc<Running>,
-    /// Sockets that listen inside.
-    pub listeners: Vec<OwnedFd>,
+    /// The exit's sockets inside.
+    pub sockets: Sockets,
     /// Its output and errors, in one pipe so that their order is kept.
     pub output: pipe::Receiver,
     /// Its input, when it was asked for.
@@ -77,8 +77,8 @@ pub(super) async fn launch(launcher: &Launcher, spec: Spec, stdin: Stdin) -> Res
         Ok(launched) => launched.map_err(|error| refused(&error, &program, &cwd))?,
         Err(error) => return Err(Halt::faulted(format!("launching ended early: {error}"), Fault::Ours)),
     };
-    let listeners = running.take_listeners();
-    Ok(Launched { running: Arc::new(running), listeners, output, input })
+    let sockets = running.take_sockets();
+    Ok(Launched { running: Arc::new(running), sockets, output, input })
 }
 
 /// What a failed launch means for its step: the workflow's fault fails it, anything else is a fault of the machine or ours.

@@ -32,7 +32,7 @@ pub enum Identity {
     Root,
 }
 
-/// What a step may reach. Empty: nothing, and there is no listener in its network namespace either.
+/// What a step may reach. Empty: nothing; attempts are refused by the kernel, and told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Egress {
@@ -44,6 +44,12 @@ pub struct Egress {
     pub ranges: Vec<AddressRange>,
     /// Package indexes answer as they stood before this moment; `None` for as they stand now.
     pub before: Option<crate::time::Timestamp>,
+    /// The most bytes that the step may carry, both ways together; `None` for no limit.
+    pub bytes: Option<u64>,
+    /// The most connections that it may have open at once; `None` leaves it to the agent.
+    pub connections: Option<u32>,
+    /// Whether everything public is allowed, to learn what the step wants.
+    pub learn: bool,
     /// Why this was granted, for the ledger and for people: `default: installs packages`, `policy.toml rule 2`.
     pub reason: String,
 }
@@ -51,7 +57,7 @@ pub struct Egress {
 impl Egress {
     /// Whether nothing at all is reachable.
     pub fn is_closed(&self) -> bool {
-        self.allow.is_empty() && self.presets.is_empty()
+        self.allow.is_empty() && self.presets.is_empty() && !self.learn
     }
 }
 
@@ -159,14 +165,18 @@ impl TryFrom<String> for Destination {
 }
 
 impl Destination {
-    /// Whether a connection to `host` (a name in any case, or an address literal without brackets) and `port` is meant by this.
-    pub fn covers(&self, host: &str, port: u16) -> bool {
+    /// Whether `host` (a name in any case, or an address literal without brackets) is meant by this, with some port.
+    pub fn covers_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let host_matches = match self.host.strip_prefix("*.") {
+        match self.host.strip_prefix("*.") {
             Some(parent) => host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
             None => host == self.host,
-        };
-        host_matches && self.port.map_or(port == 443 || port == 80, |allowed| allowed == port)
+        }
+    }
+
+    /// Whether a connection to `host` (a name in any case, or an address literal without brackets) and `port` is meant by this.
+    pub fn covers(&self, host: &str, port: u16) -> bool {
+        self.covers_host(host) && self.port.map_or(port == 443 || port == 80, |allowed| allowed == port)
     }
 }
 

@@ -120,9 +120,9 @@ fn listeners(setting: &Setting) {
     let client = "import socket\ns = socket.create_connection(('127.0.0.1', 8099)); s.sendall(b'ping'); print(s.recv(9).decode())";
     let mut spec = setting.python(client);
     assert!(!setting.run(&spec).outcome.success(), "control: nobody listens in another sandbox");
-    spec.network = Network::Exit { listeners: vec![address, six] };
+    spec.network = Network::Exit { listeners: vec![address, six], capture: None };
     let (mut running, mut out, _) = setting.start(&spec).unwrap();
-    let taken = running.take_listeners();
+    let taken = running.take_sockets().listeners;
     assert_eq!(taken.len(), 2);
     let listener = TcpListener::from(taken.into_iter().next().unwrap());
     let (mut peer, _) = listener.accept().unwrap();
@@ -135,7 +135,7 @@ fn listeners(setting: &Setting) {
     std::io::Seek::rewind(&mut out).unwrap();
     out.read_to_string(&mut said).unwrap();
     assert_eq!(said, "ping\n");
-    spec.network = Network::Exit { listeners: vec!["0.0.0.0:80".parse().unwrap()] };
+    spec.network = Network::Exit { listeners: vec!["0.0.0.0:80".parse().unwrap()], capture: None };
     assert!(setting.start(&spec).is_err());
     // No way out: neither an address of the host nor a name.
     let out = "import socket, sys\nfor a in (('10.0.0.1', 80), ('127.0.0.1', PORT), ('169.254.169.254', 80)):\n  try: socket.create_connection(a, 1); print('reached', a)\n  except OSError as e: print(type(e).__name__)";

@@ -3,6 +3,7 @@
 //! user, so that both modes are seen.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod captures;
 mod files;
 mod limits;
 mod lives;
@@ -27,7 +28,7 @@ fn main() {
         lives::victim();
     }
     let setting = Setting::new();
-    let tests: Vec<Test> = [files::TESTS, lives::TESTS, limits::TESTS, refusals::TESTS].concat();
+    let tests: Vec<Test> = [captures::TESTS, files::TESTS, lives::TESTS, limits::TESTS, refusals::TESTS].concat();
     let mut failed = 0;
     for (name, test) in &tests {
         if !first.is_empty() && !first.starts_with("--") && !name.contains(&first) {

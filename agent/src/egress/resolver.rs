@@ -1,0 +1,123 @@
+//! The name server of one namespace. It answers by rules alone and asks nobody: no question of a step ever leaves the host.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use caisson_model::outcome::{EgressEntry, EgressKind, Verdict};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::egress::border::Border;
+use crate::egress::connection::ended;
+use crate::egress::lineage::Table;
+use crate::egress::question::{self, Answer, Misread, Question};
+
+/// How long a client of the stream form may take for one question.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many questions one stream may ask, and how many streams there may be.
+const MOST_QUESTIONS: usize = 256;
+const MOST_STREAMS: usize = 32;
+/// How many different names are written down; more are counted by the ledger's own bound on entries.
+const MOST_NAMES: usize = 2000;
+/// How long an answer waits for the process that asked to be found.
+const FINDING: Duration = Duration::from_millis(20);
+
+/// Which names were written down already: each once a step and verdict, however often it is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Mutex<HashSet<String>>);
+
+impl Asked {
+    fn first(&self, name: &str) -> bool {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.len() < MOST_NAMES && names.insert(name.to_owned())
+    }
+}
+
+/// Answers datagrams until the exit closes.
+pub(super) async fn datagrams(socket: UdpSocket, border: Border, mut closed: watch::Receiver<bool>) {
+    let mut bytes = [0; 1500];
+    loop {
+        let received = tokio::select! {
+            () = ended(&mut closed) => return,
+            received = socket.recv_from(&mut bytes) => received,
+        };
+        let Ok((read, whom)) = received else { continue };
+        let answer = match question::read(&bytes[..read]) {
+            Ok(question) => question.answer(decide(&border, &question, Table::Udp, whom).await),
+            Err(Misread::Answered(answer)) => answer,
+            Err(Misread::Silent) => continue,
+        };
+        // A full queue of the asker's is its own doing; it asks again.
+        let _sent = socket.try_send_to(&answer, whom).is_ok();
+    }
+}
+
+/// Answers streams until the exit closes.
+pub(super) async fn streams(listener: TcpListener, border: Border, mut closed: watch::Receiver<bool>) {
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = ended(&mut closed) => return,
+            Some(_) = open.join_next() => {}
+            accepted = listener.accept(), if open.len() < MOST_STREAMS => match accepted {
+                Ok((stream, whom)) => drop(open.spawn(stream_of(stream, whom, border.clone()))),
+                Err(error) => {
+                    tracing::debug!(%error, "a question could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn stream_of(mut stream: TcpStream, whom: SocketAddr, border: Border) {
+    for _ in 0..MOST_QUESTIONS {
+        let reading = async {
+            let length = stream.read_u16().await?;
+            let mut bytes = vec![0; usize::from(length.min(1500))];
+            stream.read_exact(&mut bytes).await.map(|_| bytes)
+        };
+        let Ok(Ok(bytes)) = timeout(PATIENCE, reading).await else { return };
+        let answer = match question::read(&bytes) {
+            Ok(question) => question.answer(decide(&border, &question, Table::Tcp, whom).await),
+            Err(Misread::Answered(answer)) => answer,
+            Err(Misread::Silent) => return,
+        };
+        let framed = [&u16::try_from(answer.len()).unwrap_or_default().to_be_bytes()[..], &answer].concat();
+        if !matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+async fn decide(border: &Border, question: &Question, table: Table, whom: SocketAddr) -> Answer {
+    let name = question.name.as_str();
+    if name == "localhost" || name.ends_with(".localhost") {
+        return Answer::Addresses(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+    }
+    let decided = border.allowed.lookup(name);
+    let (answer, verdict, rule) = match decided {
+        Ok(rule) => match border.names.addresses(name) {
+            Some((four, six)) => (Answer::Addresses(four, six), Verdict::Allowed, rule),
+            None => (Answer::Failed, Verdict::Refused, "too many names were asked for".to_owned()),
+        },
+        Err(reason) => (Answer::Unknown, Verdict::Refused, reason),
+    };
+    // What a program asks for beside a name, such as `_http._tcp.NAME`, is no attempt to reach somebody.
+    if !name.starts_with('_') && border.asked.first(name) {
+        let lineage = timeout(FINDING, border.finder.find(table, whom)).await.unwrap_or_default();
+        let entry = EgressEntry::connection(clock::now(), name, 0, verdict, rule);
+        let address = match answer {
+            Answer::Addresses(four, _) => Some(IpAddr::V4(four).to_string()),
+            Answer::Unknown | Answer::Failed => None,
+        };
+        border.ledger.record(EgressEntry { kind: EgressKind::Lookup, lineage, address, ..entry });
+    }
+    answer
+}
