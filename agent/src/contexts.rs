@@ -10,6 +10,7 @@ use caisson_model::job::JobSpec;
 use caisson_model::outcome::Outcome;
 use caisson_model::step::Location;
 
+use crate::apt;
 use crate::view;
 
 /// The workspace's parent inside, and what else lies there.
@@ -414,7 +415,7 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
 /// `PATH` with directories added by steps, the last added first.
 pub fn search_path(added: &[String]) -> String {
     let mut parts: Vec<&str> = added.iter().rev().map(String::as_str).collect();
-    parts.push(view::PATH);
+    parts.extend([apt::SUDO_DIRECTORY, view::PATH]);
     parts.join(":")
 }
 
@@ -455,6 +456,6 @@ mod tests {
 
     #[test]
     fn added_directories_come_first_the_newest_foremost() {
-        assert_eq!(search_path(&["/a".into(), "/b".into()]), format!("/b:/a:{}", view::PATH));
+        assert_eq!(search_path(&["/a".into(), "/b".into()]), format!("/b:/a:/caisson/bin:{}", view::PATH));
     }
 }

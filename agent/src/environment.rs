@@ -48,6 +48,8 @@ pub fn base(job: &JobContexts, agent: &str, step: &StepSpec, inherited: &Inherit
     set("SHELL", "/bin/bash");
     set("LANG", "C.UTF-8");
     set("CI", "true");
+    // Nobody is there to answer.
+    set("DEBIAN_FRONTEND", "noninteractive");
     env.extend(reserved(job, agent, step, debug));
     env
 }

@@ -12,6 +12,7 @@ use caisson_model::job::JobSpec;
 use caisson_model::lease::Completion;
 use caisson_model::outcome::{Cause, Fault, Outcome};
 use caisson_model::policy::Identity;
+use caisson_model::step::{Action, StepSpec};
 use caisson_proto::api::{AgentApi, ApiError};
 use caisson_sandbox::launcher::Launcher;
 use indexmap::IndexMap;
@@ -178,8 +179,17 @@ async fn complete<A: AgentApi>(api: &A, stop: &watch::Sender<Stop>, completion: 
     }
 }
 
+/// Whether a step, or one of the action that it uses, is root of its sandbox.
+fn is_root(step: &StepSpec) -> bool {
+    let inner = match &step.action {
+        Action::Composite(composite) => composite.steps.iter().any(is_root),
+        _ => false,
+    };
+    inner || step.grant.identity == Identity::Root
+}
+
 async fn open<A: AgentApi>(assignment: &Assignment<A>, spec: &JobSpec) -> Result<(Workspace, Outbox), String> {
-    let root = spec.steps.iter().any(|step| step.grant.identity == Identity::Root);
+    let root = spec.steps.iter().any(is_root);
     let identity = if root { Identity::Root } else { Identity::User };
     let (launcher, options, directory) = (assignment.launcher.clone(), Arc::clone(&assignment.options), assignment.directory.clone());
     let (outboxes, hold) = (assignment.outboxes.clone(), assignment.hold);

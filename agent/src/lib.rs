@@ -19,6 +19,7 @@
 
 pub mod actions;
 pub mod agent;
+pub mod apt;
 pub mod attempt;
 pub mod capture;
 pub mod clock;

@@ -10,6 +10,7 @@ use caisson_gateway::served::Ecosystem;
 use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
 use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, Profile, SecretFile, Spec};
 
+use crate::apt;
 use crate::capture;
 use crate::egress::service::Service;
 use crate::host::HostRules;
@@ -146,6 +147,11 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
     let destinations = egress.allow.clone();
     let services: Vec<Service> = Vec::new();
     let doors = packages::ecosystems(egress, &host.gateway);
+    if egress.presets.contains(&Preset::DebianPackages) && !doors.contains(&Ecosystem::Debian) {
+        // What no gateway fronts is reached by itself: the archives sign what they hold.
+        let archives = apt::archives().into_iter().map(|(host, port)| Destination { host, port: Some(port) });
+        preset_destinations.extend(archives);
+    }
     let open = egress.learn || !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty() && doors.is_empty());
     let authorities = host.index.certificates.as_ref().filter(|path| path.is_file());
     let shown: Option<&Path> = authorities.map(|path| if view::already_visible(path) { path.as_path() } else { Path::new(CERTIFICATES) });

@@ -64,6 +64,8 @@ pub enum Powers {
     None,
     /// The network of the grant, and nothing else of it.
     Network,
+    /// Root of its own user namespace, and nothing else: for what caisson itself does to the job's system directories.
+    Root,
     /// All of it: for the step's own script.
     Granted,
 }

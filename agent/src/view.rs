@@ -80,6 +80,12 @@ pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
             mounts.push(directory(path, name, system));
         }
     }
+    if let System::Overlay(Upper::Directory(area)) = system {
+        // The job has an `/etc` of its own, a copy of what follows.
+        mounts.extend(crate::apt::mounts(area));
+        mounts.extend(shown_paths(host));
+        return mounts;
+    }
     mounts.push(Mount::Directory { target: "/etc".into(), mode: 0o755 });
     for pattern in &ETC {
         match pattern.strip_suffix('*') {
@@ -99,12 +105,14 @@ pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
     for (target, content) in own_files() {
         mounts.push(Mount::File { target: target.into(), content: content.into(), mode: 0o644 });
     }
-    for path in host.ro_paths.iter().cloned().chain(host.index.directories()) {
-        if path.exists() && !already_visible(&path) {
-            mounts.push(read_only(path));
-        }
-    }
+    mounts.extend(shown_paths(host));
     mounts
+}
+
+/// Further paths of the host that every step sees.
+fn shown_paths(host: &HostRules) -> Vec<Mount> {
+    let paths = host.ro_paths.iter().cloned().chain(host.index.directories());
+    paths.filter(|path| path.exists() && !already_visible(path)).map(read_only).collect()
 }
 
 /// System directories that a host may have at its root. Those that are links stay links.

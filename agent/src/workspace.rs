@@ -10,10 +10,12 @@ use caisson_model::policy::Identity;
 use caisson_sandbox::launcher::Launcher;
 use caisson_sandbox::spec::{Access, AreaDirectory, Ids, Mount, Upper};
 
+use crate::apt;
 use crate::command_files::MAX_FILE;
 use crate::contexts::{STEP_FILES, TOOL_CACHE};
 use crate::host::HostRules;
 use crate::id_claim::IdClaim;
+use crate::program::Program;
 use crate::view::{self, System};
 
 /// The directories could not be made.
@@ -57,6 +59,7 @@ pub struct Workspace {
 
 const HOME: &str = "home";
 const TOOLS: &str = "tools";
+const LAYERS: &str = "layers";
 
 impl Workspace {
     /// Makes `base`, which must not exist, and everything in it. `identity` is the strongest that a step of the job is granted. Blocks.
@@ -75,12 +78,14 @@ impl Workspace {
         let workspace = Workspace { launcher: launcher.clone(), base, claim, identity, closed: false };
         own(workspace.spool(), 0o700)?;
         own(workspace.base.join("steps"), 0o700)?;
+        own(workspace.base.join(LAYERS), 0o700)?;
         let directory = |name: &str, id| AreaDirectory { name: name.to_owned(), uid: id, gid: id, mode: 0o755 };
         let area = workspace.area();
         let ids = workspace.claim.as_ref().map(IdClaim::range);
         let mut directories = vec![directory(HOME, 1000), directory(TOOLS, 1000)];
         if identity == Identity::Root {
             directories.extend(view::DIRECTORIES.iter().map(|name| directory(&view::upper_name(name), 0)));
+            directories.extend(apt::AREAS.iter().map(|name| directory(name, 0)));
         }
         launcher.create_area(&area, &directories, ids).map_err(|source| OpenError::Area { path: area, source })?;
         Ok(workspace)
@@ -107,7 +112,7 @@ impl Workspace {
 
     /// What counts against the job's disk limit as a whole, whichever step wrote it.
     pub fn counted(&self) -> Vec<PathBuf> {
-        vec![self.area(), self.base.join("steps")]
+        vec![self.area(), self.base.join("steps"), self.base.join(LAYERS)]
     }
 
     /// The job's directories, as every step sees them: its home (in which the checkout and `RUNNER_TEMP` lie) and the tool cache.
@@ -159,7 +164,12 @@ impl Workspace {
 
     /// Where the changes of a layer go: a directory that the launcher makes and removes.
     pub fn layer(&self, number: usize) -> PathBuf {
-        self.base.join(layer_name(number))
+        self.base.join(LAYERS).join(number.to_string())
+    }
+
+    /// What fills the job's own system directories, if it has any.
+    pub fn fill(&self) -> Option<Program> {
+        matches!(self.system(), System::Overlay(_)).then(|| apt::fill(&self.area()))
     }
 
     fn area(&self) -> PathBuf {
@@ -186,22 +196,14 @@ pub enum CloseError {
     Own(#[from] io::Error),
 }
 
-fn layer_name(number: usize) -> String {
-    format!("layer-{number}")
-}
-
 /// Removes an attempt's directories, one of an earlier agent included. Blocks.
 ///
 /// # Errors
 /// [`CloseError`].
 pub fn remove(launcher: &Launcher, base: &Path) -> Result<(), CloseError> {
     launcher.remove_area(&base.join("area"))?;
-    for number in 0.. {
-        let layer = base.join(layer_name(number));
-        if !layer.exists() {
-            break;
-        }
-        launcher.remove_area(&layer)?;
+    for layer in std::fs::read_dir(base.join(LAYERS)).into_iter().flatten().flatten() {
+        launcher.remove_area(&layer.path())?;
     }
     match std::fs::remove_dir_all(base) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),

@@ -8,6 +8,7 @@
 //! package index, and loses the secrets that its job or workflow put into every step's environment: what it runs is
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not.
 
+mod debian;
 pub mod install;
 pub mod permissions;
 pub mod retry;
@@ -24,6 +25,7 @@ use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Tem
 use caisson_workflow::{Plan, PlannedJob};
 
 use crate::mirror::{Mirror, References};
+use crate::policy::debian::Debian;
 use crate::policy::install::Reading;
 use crate::policy::permissions::Permissions;
 pub use crate::policy::rules::Rules;
@@ -184,7 +186,14 @@ impl Admission<'_> {
     ) -> Grant {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let rule = self.rules.for_step(&StepSubject { workflow, job: &job.0, step: &names });
-        let (default, default_reason) = self.default_presets(step, own, construct);
+        let (mut default, mut default_reason) = self.default_presets(step, own, construct);
+        let installs_debian = self.installs_debian(step, own, &rule, construct);
+        if installs_debian {
+            default.push(Preset::DebianPackages);
+            if default_reason.is_empty() {
+                default_reason = "default: installs Debian packages".to_owned();
+            }
+        }
         let installs = installs || !default.is_empty();
 
         // What strangers' code could carry away is not there when it can reach the network by default.
@@ -198,8 +207,32 @@ impl Admission<'_> {
             secrets,
             limits: self.limits(&rule),
             system_calls: self.system_calls(&rule),
-            identity: if rule.root == Some(true) { Identity::Root } else { Identity::User },
+            identity: if rule.root.unwrap_or(installs_debian) { Identity::Root } else { Identity::User },
         }
+    }
+
+    /// Whether the step does nothing but install packages, Debian's among them: it reaches their archives by default, and is root of
+    /// its sandbox, as the package manager needs.
+    fn installs_debian(&mut self, step: &StepSpec, own: &BTreeSet<String>, rule: &StepRule, construct: &str) -> bool {
+        let Action::Run { script, shell, .. } = &step.action else { return false };
+        if self.rules.network.install.preset().is_none() || rule.root == Some(false) {
+            return false;
+        }
+        let why = match debian::read(&script.0, shell.as_ref().map(|shell| shell.0.as_str())) {
+            Debian::No => return false,
+            Debian::Installs if own.is_empty() => return true,
+            Debian::Installs => "names a secret",
+            Debian::Mixed => "does more",
+        };
+        if rule.root.is_none() {
+            self.warn(
+                &step.location,
+                construct,
+                format!("the step installs Debian packages and {why}, so it is no root and reaches no archive"),
+                "put the apt commands into a step of their own, or grant this one `root = true` and presets = [\"debian-packages\"] in the policy",
+            );
+        }
+        false
     }
 
     /// What the step reaches when no rule speaks of it, and why.

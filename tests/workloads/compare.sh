@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the test suites of real Django projects outside and inside caisson's sandbox, and compares.
 #
-#   tests/workloads/compare.sh [NAME ...]      django-filter djangorestframework django (all by default; django takes longest)
+#   tests/workloads/compare.sh [NAME ...]      all by default; django takes longest
 #
 # Each source distribution is fetched by pip and unpacked; the workflow of the same name beside this script says how to install
 # and test it. Outside, the scripts of its steps "Install" and "Test" run in a fresh virtual environment; inside, `caisson run` runs
@@ -22,10 +22,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
 only=${ONLY:-both}
-declare -A release=([django]=Django==5.2.19 [django-filter]=django-filter==26.2 [djangorestframework]=djangorestframework==3.18.3)
+declare -A release=([django]=Django==5.2.19 [django-filter]=django-filter==26.2 [djangorestframework]=djangorestframework==3.18.3
+    [django-guardian]=django-guardian==3.5.2 [django-import-export]=django-import-export==4.4.3 [django-simple-history]=django-simple-history==3.13.0)
 
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(django-filter djangorestframework django)
+[ ${#names[@]} -gt 0 ] || names=(django-filter djangorestframework django-guardian django-import-export django-simple-history django)
 for name in "${names[@]}"; do
     [ -n "${release[$name]:-}" ] || { echo "no workload $name; there are: ${!release[*]}" >&2; exit 2; }
 done

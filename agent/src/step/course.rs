@@ -19,6 +19,7 @@ use tokio_stream::StreamExt;
 
 use crate::actions::bench::Bench;
 use crate::actions::later::Later;
+use crate::apt;
 use crate::attempt::Attempt;
 use crate::contexts::{SCRIPTS, STEP_FILES};
 use crate::environment;
@@ -35,7 +36,7 @@ use crate::step::launch::{self, Stdin, TimeLimit};
 use crate::step::post::{Post, PostWork};
 use crate::stop::Stop;
 use crate::trees::{Seedling, Tree};
-use crate::view;
+use crate::view::{self, System};
 use crate::workspace::StepFiles;
 
 /// How much of a pipe is read at once.
@@ -91,7 +92,7 @@ impl<A: AgentApi> Course<'_, A> {
         let grant = self.powers(program.powers);
         let mut env = match program.powers {
             Powers::Granted => self.env.clone(),
-            Powers::None | Powers::Network => self.plain_environment(),
+            Powers::None | Powers::Network | Powers::Root => self.plain_environment(),
         };
         env.extend(program.env);
         let granted = program.powers == Powers::Granted;
@@ -101,6 +102,7 @@ impl<A: AgentApi> Course<'_, A> {
         mounts.extend(self.attempt.layers.iter().map(Layer::mount));
         if granted {
             mounts.extend(self.files.mounts());
+            mounts.extend(apt::sudo());
         }
         mounts.extend(own_mounts);
         mounts.splice(0..0, program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o555 }));
@@ -282,6 +284,7 @@ impl<A: AgentApi> Course<'_, A> {
         match powers {
             Powers::Granted => granted.clone(),
             Powers::Network => Grant { egress: granted.egress.clone(), limits: granted.limits.clone(), ..Grant::default() },
+            Powers::Root => Grant { limits: granted.limits.clone(), identity: Identity::Root, ..Grant::default() },
             Powers::None => Grant { limits: granted.limits.clone(), identity: Identity::User, ..Grant::default() },
         }
     }
@@ -335,22 +338,36 @@ impl<A: AgentApi> Course<'_, A> {
 /// # Errors
 /// The [`Halt`] with which the job ends: the first sandbox of a job also shows whether this host can make any.
 pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> {
-    let args = ["-p", "--", attempt.contexts.workspace.as_str(), STEP_FILES];
+    if let Some(fill) = attempt.workspace.fill() {
+        // The view's own `/etc` is what is copied.
+        alone(attempt, fill, System::ReadOnly).await?;
+    }
+    let made = Program::new("mkdir", &["-p", "--", attempt.contexts.workspace.as_str(), STEP_FILES], view::HOME);
+    alone(attempt, made, attempt.workspace.system()).await
+}
+
+/// Runs a program before there is any step.
+async fn alone<A: AgentApi>(attempt: &Attempt<A>, program: Program, system: System) -> Result<(), Halt> {
+    let identity = if program.powers == Powers::Root { Identity::Root } else { Identity::User };
+    let mut mounts: Vec<Mount> =
+        program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o644 }).collect();
+    mounts.extend(attempt.workspace.mounts());
+    mounts.extend(program.mounts);
     let request = Request {
-        program: "mkdir".into(),
-        args: args.iter().map(Into::into).collect(),
+        program: program.program.into(),
+        args: program.args.into_iter().map(Into::into).collect(),
         env: vec![("PATH".to_owned(), view::PATH.to_owned())],
-        cwd: view::HOME.into(),
+        cwd: program.cwd.into(),
         ids: attempt.workspace.ids(),
-        system: attempt.workspace.system(),
-        mounts: attempt.workspace.mounts(),
+        system,
+        mounts,
         counted: attempt.workspace.counted(),
         profile: Profile::Strict,
         secrets: Vec::new(),
         timeout: None,
         watch: Watch::Silent,
     };
-    let (spec, _) = lower::spec(&Grant::default(), &attempt.host, request);
+    let (spec, _) = lower::spec(&Grant { identity, ..Grant::default() }, &attempt.host, request);
     let mut launched = launch::launch(&attempt.launcher, spec, Stdin::Closed).await?;
     let supervise = launch::supervise(std::sync::Arc::clone(&launched.running), attempt.orders.clone(), Stop::Run, None);
     let mut said = Vec::new();

@@ -4,16 +4,20 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use caisson_model::outcome::AnnotationLevel;
+use caisson_model::policy::Identity;
 use caisson_model::step::Action;
 use caisson_proto::api::AgentApi;
 
 use crate::actions;
 use crate::actions::bench::{Inputs, inside};
-use crate::contexts::StepContexts;
+use crate::apt;
+use crate::contexts::{StepContexts, TOOL_CACHE};
 use crate::program::{Halt, Input, Powers, Program, Sink};
 use crate::shell::{Offered, Shell};
 use crate::step::course::{self, Course};
 use crate::step::{Body, composite, invalid, node, text};
+use crate::view::{self, System};
 
 /// Executes the step's action. Actions use actions, so the future is boxed.
 pub(super) fn perform<'c, 'a: 'c, A: AgentApi>(
@@ -96,8 +100,17 @@ async fn run_script<A: AgentApi>(course: &mut Course<'_, A>, shell: Option<&str>
         powers: Powers::Granted,
         sink: Sink::Log,
     };
-    let exit = course.execute(program).await?;
-    Ok(Body::Exited(exit.code))
+    let root = course.step.grant.identity == Identity::Root;
+    if root && matches!(course.attempt.workspace.system(), System::ReadOnly) {
+        let message = "this agent runs without root, so the step is root of nothing but its own files and cannot install Debian packages";
+        course.output.remark(AnnotationLevel::Warning, message).await;
+    }
+    let ran = course.execute(program).await;
+    if root {
+        // What it made in the job's home is the job's, as after any other step.
+        course.execute(apt::hand_over(&[view::HOME, TOOL_CACHE])).await?;
+    }
+    Ok(Body::Exited(ran?.code))
 }
 
 /// Whether the system view has this program.

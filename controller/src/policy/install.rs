@@ -1,5 +1,6 @@
 //! Whether a script does nothing but install Python packages. In doubt it does more.
 
+use crate::policy::debian;
 use crate::policy::shell::{self, Command, Word};
 
 /// What a script is.
@@ -61,9 +62,15 @@ fn judge(script: &str, shell: Option<&str>) -> Result<bool, String> {
     }
     let mut installs = false;
     for command in shell::commands(script)? {
-        installs |= matches!(meaning(&command)?, Meaning::Installs);
+        // What installs Debian packages is granted by itself.
+        installs |= !debian::is_apt(&command) && matches!(meaning(&command)?, Meaning::Installs);
     }
     Ok(installs)
+}
+
+/// Whether a command installs Python packages or does no harm.
+pub(super) fn is_understood(command: &Command) -> bool {
+    meaning(command).is_ok()
 }
 
 /// Whether somebody who reads the script would say that it installs packages: two words in a row, whatever is around them.
