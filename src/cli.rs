@@ -22,6 +22,7 @@ Start here:
   caisson run                     run the workflows of this checkout
   caisson exec -- pytest -q       one command in the same sandbox
   caisson doctor                  what this machine can enforce, and what to do about the rest
+  caisson selftest                attack the sandbox here, and see it hold
 
 Exit codes: 0 passed, 1 a job failed, 2 workflow or usage wrong, 3 this machine, 4 caisson itself, 130 cancelled.")]
 pub(crate) struct Cli {
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Plan(Plan),
     Eval(Eval),
     Doctor(Doctor),
+    Selftest(Selftest),
     Trust(Trust),
     Actions(Actions),
     Config(Config),
@@ -329,6 +331,48 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) machine: Machine,
+}
+
+/// Attack the sandbox on this machine, in every mode that it can have, and show what was refused.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caisson selftest                              every attack, in every mode that can be reached
+  caisson selftest --verify-attacks             and each attack's control, where it must succeed
+  caisson selftest --mode root --attack kernel --json
+
+Each attack is made for real, by this program inside a sandbox that is built as a step's is: as an ordinary user and as root of its own namespace. As root, also the modes of ordinary users are tried, by becoming one. A control makes the same act outside, or in a sandbox that is deliberately weak: what fails there too proves nothing.
+
+Exit code 0 when everything was refused, 1 when an attack succeeded or gave no answer, or a control failed; 3 when no mode could be tried.")]
+pub(crate) struct Selftest {
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also show that each attack succeeds where nothing stops it
+    #[arg(long)]
+    pub(crate) verify_attacks: bool,
+    /// Mode to try (repeatable) [default: all that can be reached]
+    #[arg(long = "mode", value_name = "MODE", value_delimiter = ',')]
+    pub(crate) modes: Vec<SelftestMode>,
+    /// Only attacks whose name begins so: a family such as `files`, or one such as `kernel.bpf` (repeatable)
+    #[arg(long = "attack", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) attacks: Vec<String>,
+    /// Only in the mode of this very process; used by the command for itself
+    #[arg(long, hide = true)]
+    pub(crate) here: bool,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// With which ids the launcher works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SelftestMode {
+    /// Root: an id range of its own per job
+    Root,
+    /// An ordinary user with subordinate ids
+    Subordinate,
+    /// An ordinary user with its own id alone
+    Single,
 }
 
 /// Show a checkout's own policy and let it count from now on.

@@ -19,6 +19,7 @@ pub(crate) mod plan;
 pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod selftest;
 pub(crate) mod show;
 pub(crate) mod submit;
 pub(crate) mod token;

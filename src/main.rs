@@ -39,6 +39,10 @@ fn main() -> ExitCode {
     if let Some(code) = caisson_sandbox::launcher::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(Exit::OURS.0));
     }
+    // And the attacker of `caisson selftest`.
+    if let Some(code) = caisson_selftest::hostile::entry() {
+        return ExitCode::from(u8::try_from(code).unwrap_or(Exit::OURS.0));
+    }
     let cli = Cli::parse();
     match cli.color {
         Color::Auto => {}
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => commands::plan::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
+        Command::Selftest(arguments) => commands::selftest::run(arguments),
         Command::Exec(arguments) => commands::exec::run(*arguments),
         Command::Run(arguments) => commands::run::run(*arguments),
         Command::Submit(arguments) => commands::submit::run(*arguments),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Package, its folder, and which of our packages it may use (build and normal dependencies, exactly).
-const ARROWS: [(&str, &str, &[&str]); 9] = [
+const ARROWS: [(&str, &str, &[&str]); 10] = [
     ("caisson-model", "proto/model", &[]),
     ("caisson-expr", "proto/expr", &[]),
     ("caisson-proto", "proto", &["caisson-model"]),
@@ -18,6 +18,7 @@ const ARROWS: [(&str, &str, &[&str]); 9] = [
     ("caisson-sandbox", "agent/sandbox", &[]),
     ("caisson-gateway", "agent/gateway", &[]),
     ("caisson-agent", "agent", &["caisson-expr", "caisson-gateway", "caisson-model", "caisson-proto", "caisson-sandbox"]),
+    ("caisson-selftest", "agent/selftest", &["caisson-agent", "caisson-model", "caisson-sandbox"]),
     (
         "caisson",
         ".",
@@ -29,6 +30,7 @@ const ARROWS: [(&str, &str, &[&str]); 9] = [
             "caisson-model",
             "caisson-proto",
             "caisson-sandbox",
+            "caisson-selftest",
             "caisson-workflow",
         ],
     ),

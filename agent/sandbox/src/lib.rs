@@ -22,6 +22,7 @@ pub mod launcher;
 pub mod outcome;
 pub mod privileges;
 pub mod protection;
+pub mod raw;
 pub mod sockets;
 pub mod spec;
 

@@ -19,9 +19,25 @@ use crate::spec::Identity;
 use crate::sys::{self, MountChange};
 
 /// Of /proc, hidden behind an empty file: what tells of the kernel or of others, or acts on the host.
-const HIDDEN_FILES: [&str; 8] = ["kcore", "keys", "key-users", "kallsyms", "timer_list", "latency_stats", "sysrq-trigger", "kmsg"];
+const HIDDEN_FILES: [&str; 11] = [
+    "kcore",
+    "keys",
+    "key-users",
+    "kallsyms",
+    "timer_list",
+    "latency_stats",
+    "sysrq-trigger",
+    "kmsg",
+    // How the kernel was started and built, and what it does for others at this moment.
+    "cmdline",
+    "config.gz",
+    "interrupts",
+];
 /// Hidden behind an empty directory.
 const HIDDEN_DIRECTORIES: [&str; 4] = ["acpi", "asound", "scsi", "bus"];
+/// Of init, hidden from a namespace root: without root's launcher, init's entries belong to the same id as that root, and the
+/// kernel lets it list the descriptors.
+const HIDDEN_OF_INIT: [&str; 2] = ["1/fd", "1/fdinfo"];
 /// Seen but never written. What lies directly in /proc and belongs to the host's root is kept by its permissions.
 const READ_ONLY: [&str; 4] = ["sys", "irq", "fs", "driver"];
 
@@ -166,7 +182,13 @@ impl Tree<'_> {
         let attributes = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
         let proc = sys::fsmount(context.as_fd(), attributes).map_err(failed(""))?;
         self.attach(&proc, Path::new("/proc"), true, Stage::Proc)?;
-        for (names, cover) in [(HIDDEN_FILES.as_slice(), ground::EMPTY_FILE), (HIDDEN_DIRECTORIES.as_slice(), ground::EMPTY_DIRECTORY)] {
+        let of_init = if self.plan.identity == Identity::NamespaceRoot { HIDDEN_OF_INIT.as_slice() } else { &[] };
+        let hidden = [
+            (HIDDEN_FILES.as_slice(), ground::EMPTY_FILE),
+            (HIDDEN_DIRECTORIES.as_slice(), ground::EMPTY_DIRECTORY),
+            (of_init, ground::EMPTY_DIRECTORY),
+        ];
+        for (names, cover) in hidden {
             for name in names {
                 let Some(point) = entry(&proc, name)? else { continue };
                 let cover = sys::open_tree(base.as_fd(), cover, sys::OPEN_TREE_CLONE).map_err(failed(name))?;

@@ -248,9 +248,21 @@ fn test(rule: Rule) -> Vec<Instruction> {
         }
         Rule::Sockets => one_of(
             low(0),
-            &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32],
-            // AF_NETLINK: its third argument must be NETLINK_ROUTE.
+            &[libc::AF_UNIX as u32],
             &[
+                (JUMP_EQUAL, 1, 0, libc::AF_INET as u32),
+                (JUMP_EQUAL, 0, 8, libc::AF_INET6 as u32),
+                // Internet: TCP, UDP, or whichever of them the type means; ICMP goes on to the kernel's own refusal. Not
+                // the young and the forgotten ones (MPTCP, UDP-Lite, SCTP), to which programs fall back from themselves.
+                (LOAD, 0, 0, low(2)),
+                (JUMP_EQUAL, 4, 0, 0),
+                (JUMP_EQUAL, 3, 0, libc::IPPROTO_TCP as u32),
+                (JUMP_EQUAL, 2, 0, libc::IPPROTO_UDP as u32),
+                (JUMP_EQUAL, 1, 0, libc::IPPROTO_ICMP as u32),
+                (JUMP_EQUAL, 0, 1, libc::IPPROTO_ICMPV6 as u32),
+                allow,
+                errno(libc::EPROTONOSUPPORT),
+                // AF_NETLINK: its third argument must be NETLINK_ROUTE.
                 (JUMP_EQUAL, 0, 3, libc::AF_NETLINK as u32),
                 (LOAD, 0, 0, low(2)),
                 (JUMP_EQUAL, 0, 1, libc::NETLINK_ROUTE as u32),

@@ -480,3 +480,60 @@ pub(crate) fn answer_notice(listener: BorrowedFd<'_>, id: u64, errno: i32) -> Re
     // WHY: nix has no such ioctl. SAFETY: `response` is of the kernel's size of 24 bytes and outlives the call.
     Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, &raw const response) }).map(drop)
 }
+
+/// By which of the kernel's doors a call goes in.
+#[derive(Clone, Copy)]
+pub(crate) enum Door {
+    /// The one of this program's own architecture.
+    Native,
+    /// The 32-bit one of x86, `int 0x80`; elsewhere there is none, and the call answers ENOSYS.
+    Compat,
+}
+
+/// Makes calls of any number one after the other and writes each answer (eight bytes) to `report`. `fill` gives the six
+/// arguments of each, from the answers so far. Never returns: this process must be a fork made for nothing else.
+pub(crate) fn perform<F>(calls: usize, fill: F, report: BorrowedFd<'_>) -> !
+where
+    F: Fn(usize, &[i64]) -> (Door, i64, [u64; 6]),
+{
+    let mut answers = Vec::with_capacity(calls);
+    for at in 0..calls {
+        let (door, number, words) = fill(at, &answers);
+        let answer = match door {
+            // WHY: any number, known to no wrapper. SAFETY: whatever the call does to this process's memory, no code but this
+            // loop and `_exit` runs in it afterwards; other processes are the kernel's to protect.
+            Door::Native => match unsafe { libc::syscall(number, words[0], words[1], words[2], words[3], words[4], words[5]) } {
+                -1 => -i64::from(Errno::last_raw()),
+                other => other,
+            },
+            Door::Compat => compat(number, words),
+        };
+        if answer == 0 && matches!(number, libc::SYS_clone | libc::SYS_clone3) {
+            // The child of the call has nothing to do.
+            exit_now(0);
+        }
+        answers.push(answer);
+        if nix::unistd::write(report, &answer.to_ne_bytes()).is_err() {
+            break;
+        }
+    }
+    exit_now(0)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn compat(number: i64, words: [u64; 6]) -> i64 {
+    let mut answer = number as u32;
+    // WHY: no library enters there. SAFETY: as in `perform`, the only caller. The kernel keeps all registers but eax, and
+    // rbx, which the compiler reserves, is put back.
+    unsafe {
+        std::arch::asm!("xchg rbx, {first}", "int 0x80", "xchg rbx, {first}", first = inout(reg) words[0] => _, inout("eax") answer,
+            in("ecx") words[1], in("edx") words[2], in("esi") words[3], in("edi") words[4],
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+    }
+    i64::from(answer as i32)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn compat(_number: i64, _words: [u64; 6]) -> i64 {
+    -i64::from(libc::ENOSYS)
+}

@@ -55,7 +55,11 @@ fn rules(rule: Rule) -> Vec<SeccompRule> {
             let mask = SeccompCmpOp::MaskedEq(u64::from(profiles::NAMESPACE_FLAGS));
             all(vec![vec![SeccompCondition::new(0, SeccompCmpArgLen::Dword, mask, 0).unwrap()]])
         }
-        Rule::Sockets => all(vec![vec![equal(0, 1)], vec![equal(0, 2)], vec![equal(0, 10)], vec![equal(0, 16), equal(2, 0)]]),
+        Rule::Sockets => {
+            let internet =
+                [2, 10].into_iter().flat_map(|family| [0, 1, 6, 17, 58].map(|protocol| vec![equal(0, family), equal(2, protocol)]));
+            all([vec![equal(0, 1)], vec![equal(0, 16), equal(2, 0)]].into_iter().chain(internet).collect())
+        }
         Rule::LocalSockets => all(vec![vec![equal(0, 1)]]),
         Rule::NoTerminalInjection => {
             let differs = |value| SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value).unwrap();
@@ -81,6 +85,23 @@ fn the_tree_allows_exactly_what_the_oracle_allows() {
         for call in calls(number) {
             let (verdict, expected) = (evaluate(&ours, call), evaluate(&oracle, call));
             assert_eq!(verdict == ALLOW, expected == ALLOW, "call {number} {:x?}: {verdict:#x}", call.arguments);
+        }
+    }
+}
+
+#[test]
+fn internet_sockets_speak_tcp_and_udp_alone() {
+    let program = compile(&Filter::default()).unwrap();
+    let number = profiles::number("socket").unwrap();
+    let verdict =
+        |family, protocol| evaluate(&program, Call { number, architecture: OUR_ARCHITECTURE, arguments: [family, 1, protocol, 0, 0, 0] });
+    for family in [2, 10] {
+        for protocol in [0, 1, 6, 17, 58] {
+            assert_eq!(verdict(family, protocol), ALLOW, "{family} {protocol}");
+        }
+        // SCTP, DCCP, UDP-Lite, L2TP, MPTCP, and one hidden behind bits that the kernel does not look at.
+        for protocol in [132, 33, 136, 115, 262, 0x1_0000_0106] {
+            assert_eq!(verdict(family, protocol), ERRNO | libc::EPROTONOSUPPORT as u32, "{family} {protocol}");
         }
     }
 }
