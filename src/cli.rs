@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Run(Box<Run>),
     Exec(Box<Exec>),
     Check(Check),
+    Init(Init),
     Plan(Plan),
     Eval(Eval),
     Doctor(Doctor),
@@ -284,6 +285,16 @@ pub(crate) struct Check {
     /// Policy file to use in place of any other
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+}
+
+/// Write a workflow for a Django checkout that has none.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Looks for manage.py, the settings module and its database, requirements files, pyproject.toml, uv.lock, poetry.lock, Pipfile and tox.ini, the version of Python, and what runs the tests; imports and executes nothing. `caisson run` uses the same workflow without writing it. A file that is there is never overwritten.")]
+pub(crate) struct Init {
+    /// The checkout
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) directory: PathBuf,
 }
 
 /// Show what would run, in which order, and what each step may do, without running anything.

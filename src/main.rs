@@ -8,12 +8,14 @@ mod config;
 mod controller_config;
 mod embedded;
 mod follow;
+mod generated;
 mod git;
 mod given;
 mod machine;
 mod mirror;
 mod plans;
 mod policy_file;
+mod project;
 mod quantity;
 mod reach;
 mod references;
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Trust(arguments) => commands::trust::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Plan(arguments) => commands::plan::run(&arguments),
+        Command::Init(arguments) => commands::generate::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Selftest(arguments) => commands::selftest::run(arguments),

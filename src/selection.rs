@@ -13,9 +13,13 @@ use crate::config::Environment;
 use crate::git::{Facts, GitError, Repository};
 use crate::references;
 use crate::report::{Explained, Failure};
+use crate::{generated, project};
 
 /// Where workflows lie in a checkout.
 pub(crate) const FOLDER: &str = ".github/workflows";
+
+/// What a workflow is called that stands in no file.
+const GENERATED: &str = "(generated)";
 
 /// A workflow longer than this is none.
 const LONGEST: u64 = 1 << 20;
@@ -57,7 +61,7 @@ pub(crate) enum SelectionError {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: &'static str,
+        reason: String,
     },
     /// No workflow has the event.
     #[error("no workflow is started by the event {event}")]
@@ -134,13 +138,18 @@ struct Candidate {
 /// Reads the workflows, decides the event of each, and asks git what the `github` context says.
 pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result<Chosen, Failure> {
     let checkout = checkout(&selection.directory)?;
-    let paths = if selection.workflows.is_empty() { all(&checkout)? } else { named(&checkout, &selection.workflows)? };
     let mut candidates = Vec::new();
+    let mut notes = Vec::new();
     let (mut refused, mut findings) = (0, Vec::new());
-    for path in paths {
-        let text = read(&path)?;
-        // As people write it: relative to the checkout where it lies in it.
-        let file = path.strip_prefix(&checkout).unwrap_or(&path).display().to_string();
+    for found in found(&checkout, &selection.workflows)? {
+        let WorkflowFile { file, text } = found;
+        let text = text.map_err(|reason| SelectionError::Text { path: checkout.join(&file), reason })?;
+        if file == GENERATED {
+            notes.push(format!(
+                "this checkout has no workflow, so this one is used; `caisson init` writes it to {}:\n\n{text}",
+                generated::FILE
+            ));
+        }
         match caisson_workflow::events(&text, &file) {
             Ok(overview) => candidates.push(Candidate { file, text, overview }),
             Err(found) => {
@@ -155,7 +164,6 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
     let repository = Repository::of(&checkout).map_err(SelectionError::Git)?;
     let facts = Facts::of(&checkout, repository.as_ref(), actor(environment)).map_err(SelectionError::Git)?;
     let files = library(&checkout);
-    let mut notes = Vec::new();
     let mut submissions = Vec::new();
     for candidate in &candidates {
         match event_of(&candidate.overview.events, selection.event.as_deref()) {
@@ -274,12 +282,23 @@ pub(crate) fn files(checkout: &Path, names: &[PathBuf]) -> Result<Vec<WorkflowFi
     let file = |path: PathBuf| {
         let text = match read(&path) {
             Ok(text) => Ok(text),
-            Err(SelectionError::Text { reason, .. }) => Err(reason.to_owned()),
+            Err(SelectionError::Text { reason, .. }) => Err(reason),
             Err(error) => return Err(error),
         };
         Ok(WorkflowFile { file: path.strip_prefix(checkout).unwrap_or(&path).display().to_string(), text })
     };
     paths.into_iter().map(file).collect()
+}
+
+/// The same; where a Django checkout has none at all, the one that is made for it.
+fn found(checkout: &Path, names: &[PathBuf]) -> Result<Vec<WorkflowFile>, SelectionError> {
+    match files(checkout, names) {
+        Err(SelectionError::NoWorkflows(path)) => match project::discover(checkout) {
+            Some(project) => Ok(vec![WorkflowFile { file: GENERATED.to_owned(), text: Ok(generated::workflow(&project)) }]),
+            None => Err(SelectionError::NoWorkflows(path)),
+        },
+        found => found,
+    }
 }
 
 /// A submission of every workflow, right or wrong, to be looked at: the event asked for where a workflow has it, else its likeliest.
@@ -306,7 +325,7 @@ pub(crate) fn every(selection: &Selection, environment: &Environment) -> Result<
             ..Submission::default()
         }
     };
-    let found = self::files(&checkout, &selection.workflows)?;
+    let found = found(&checkout, &selection.workflows)?;
     Ok((checkout, found.into_iter().map(submission).collect()))
 }
 
@@ -332,7 +351,7 @@ fn read(path: &Path) -> Result<String, SelectionError> {
     let failed = |error| SelectionError::Read(path.to_owned(), error);
     let mut bytes = Vec::new();
     std::fs::File::open(path).map_err(failed)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    let text = |reason| SelectionError::Text { path: path.to_owned(), reason };
+    let text = |reason: &str| SelectionError::Text { path: path.to_owned(), reason: reason.to_owned() };
     if bytes.len() as u64 > LONGEST {
         return Err(text("it is longer than 1 MiB"));
     }

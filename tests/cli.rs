@@ -39,7 +39,7 @@ fn every_command_explains_itself() {
     let place = Place::new();
     let (code, all, _) = said(&place, &["--help"]);
     assert_eq!(code, 0);
-    for command in ["run", "exec", "check", "plan", "eval", "doctor", "trust", "config", "controller", "agent", "submit"] {
+    for command in ["run", "exec", "check", "init", "plan", "eval", "doctor", "trust", "config", "controller", "agent", "submit"] {
         assert!(all.contains(&format!("\n  {command} ")), "{command}");
         let (code, text, _) = said(&place, &[command, "--help"]);
         assert!(code == 0 && text.contains("Usage: caisson"), "{command}");
