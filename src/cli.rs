@@ -98,6 +98,12 @@ pub(crate) struct Run {
     /// Directory for the artifacts that jobs keep, each in a directory of its name [default: the checkout's state directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) artifacts: Option<PathBuf>,
+    /// Let every step reach whatever is public, and write what it wanted beyond the policy as a patch of it
+    #[arg(long, help_heading = "Network", conflicts_with = "fail_on_new_egress")]
+    pub(crate) learn: bool,
+    /// A step fails that reaches for something which no policy names
+    #[arg(long, help_heading = "Network")]
+    pub(crate) fail_on_new_egress: bool,
     /// How many jobs run at once [default: one per two cores, at least 2]
     #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
     pub(crate) slots: Option<u32>,

@@ -10,10 +10,10 @@ use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
 use caisson_controller::service::{self, OpenError, Service};
 use caisson_model::diagnostic::Diagnostic;
-use caisson_model::id::AgentName;
+use caisson_model::id::{AgentName, RunId};
 use caisson_model::outcome::Fault;
 use caisson_model::run::{RunState, Submission};
-use caisson_proto::api::{ApiError, BlobApi, ClientApi, Submitted};
+use caisson_proto::api::{ApiError, BlobApi, ClientApi, RunDetail, Submitted};
 use caisson_sandbox::launcher::Launcher;
 use futures_util::stream;
 use tokio::sync::watch;
@@ -104,6 +104,11 @@ pub(crate) async fn forget_earlier_runs(service: &Service) -> Result<(), CallErr
         service.cancel(run.id).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// A run with everything that its steps told.
+pub(crate) async fn detail(client: &impl ClientApi, run: RunId) -> Result<RunDetail, CallError> {
+    client.run(run).await.map_err(|source| CallError { act: format!("look at run {run}"), source })
 }
 
 /// Stores the source tree, unless the controller has it.

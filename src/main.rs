@@ -11,6 +11,7 @@ mod follow;
 mod generated;
 mod git;
 mod given;
+mod learn;
 mod machine;
 mod mirror;
 mod plans;

@@ -1,11 +1,12 @@
 //! One step: evaluate its expressions, open its secrets, lower its grant, launch, listen, wait, read what it left, report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use caisson_expr::{Condition, ExprError, Object, Status, Template, Value};
 use caisson_model::lease::StepChange;
-use caisson_model::outcome::{AnnotationLevel, Cause, Fault, Outcome, StepResult};
+use caisson_model::outcome::{AnnotationLevel, Cause, EgressEntry, Fault, Outcome, StepResult};
 use caisson_model::secret::OpenedSecrets;
 use caisson_model::step::StepSpec;
 use caisson_proto::api::{AgentApi, ApiError};
@@ -335,6 +336,15 @@ async fn settle<A: AgentApi>(course: &mut Course<'_, A>, contexts: &StepContexts
     outputs.extend(said);
     if !states.is_empty() {
         course.attempt.states.entry(course.place.clone()).or_default().extend(states);
+    }
+    if outcome == Outcome::Success && step.grant.egress.fail_on_new {
+        let refused = course.egress.iter().filter(|entry| entry.is_new());
+        let wanted: BTreeSet<String> = refused.map(EgressEntry::target).collect();
+        if !wanted.is_empty() {
+            let wanted = wanted.into_iter().collect::<Vec<_>>().join(", ");
+            let message = format!("the step reached for what no policy names: {wanted}");
+            (outcome, cause) = (Outcome::Failure, Some(Cause::Invalid { message }));
+        }
     }
     let mut conclusion = outcome;
     let may_go_on = step.continue_on_error.as_ref().filter(|_| matches!(outcome, Outcome::Failure | Outcome::TimedOut));

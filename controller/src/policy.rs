@@ -9,6 +9,7 @@
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not.
 
 mod debian;
+pub mod group;
 pub mod install;
 pub mod permissions;
 pub mod retry;
@@ -26,6 +27,7 @@ use caisson_workflow::{Plan, PlannedJob};
 
 use crate::mirror::{Mirror, References};
 use crate::policy::debian::Debian;
+use crate::policy::group::Group;
 use crate::policy::install::Reading;
 use crate::policy::permissions::Permissions;
 pub use crate::policy::rules::Rules;
@@ -292,8 +294,9 @@ impl Admission<'_> {
 
     fn egress(&self, rule: &StepRule, default: Vec<Preset>, default_reason: String) -> Egress {
         let mut reasons: Vec<String> = Vec::new();
-        let presets = rule.presets.clone().unwrap_or(default);
-        if rule.presets.is_none() && !presets.is_empty() {
+        let groups = rule.presets.as_deref();
+        let presets = groups.map_or(default, |groups| groups.iter().filter_map(Group::packages).collect());
+        if groups.is_none() && !presets.is_empty() {
             reasons.push(default_reason);
         }
         let network = &self.rules.network;
@@ -301,21 +304,28 @@ impl Admission<'_> {
             reasons.push(format!("{} [network]", self.rules.origin()));
         }
         let of_step = rule.allow.as_deref().unwrap_or_default();
-        if !of_step.is_empty() || rule.presets.as_ref().is_some_and(|presets| !presets.is_empty()) {
+        let of_groups = groups.into_iter().flatten().flat_map(Group::destinations);
+        if !of_step.is_empty() || groups.is_some_and(|groups| !groups.is_empty()) {
             let number = rule.number.map(|number| format!(" {number}")).unwrap_or_default();
             reasons.push(format!("{} [[step]]{number}", self.rules.origin()));
         }
         let mut allow: Vec<Destination> = network.allow.clone();
-        allow.extend(of_step.iter().filter(|destination| !network.allow.contains(destination)).cloned());
-        let closed = allow.is_empty() && presets.is_empty();
+        for destination in of_step.iter().chain(of_groups) {
+            if !allow.contains(destination) {
+                allow.push(destination.clone());
+            }
+        }
+        let closed = allow.is_empty() && presets.is_empty() && !network.learning;
+        let ranges = network.ranges.iter().chain(rule.ranges.iter().flatten()).copied();
         Egress {
             allow,
             presets,
-            ranges: if closed { Vec::new() } else { network.ranges.clone() },
+            ranges: if closed { Vec::new() } else { ranges.collect() },
             before: None,
-            bytes: None,
-            connections: None,
-            learn: false,
+            bytes: rule.bytes.or(network.bytes).map(|size| size.0),
+            connections: rule.connections.or(network.connections).and_then(|count| u32::try_from(count.0).ok()),
+            learn: network.learning,
+            fail_on_new: network.fail_on_new_egress,
             reason: reasons.join(", "),
         }
     }

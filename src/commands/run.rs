@@ -7,6 +7,7 @@ use std::sync::Arc;
 use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
 use caisson_controller::secrets::given::Given;
+use caisson_controller::service::Service;
 use caisson_model::id::RunId;
 use caisson_model::run::Submission;
 use caisson_model::secret::SecretValue;
@@ -19,6 +20,7 @@ use crate::config::{Config, Environment, Flags};
 use crate::embedded::{self, AgentSetup, RunningAgent};
 use crate::follow::{self, Followed, Interrupts};
 use crate::given::{self, Case};
+use crate::learn::{self, LearnError};
 use crate::report::{self, Exit, Failure};
 use crate::source::{self, Snapshot};
 use crate::state::State;
@@ -39,6 +41,14 @@ struct Prepared {
     launcher: Launcher,
     output: Output,
     artifacts: Destination,
+    learning: Option<Learning>,
+}
+
+/// Where what a run wanted is to be written, and what was allowed before.
+struct Learning {
+    given: Option<PathBuf>,
+    checkout: PathBuf,
+    rules: Rules,
 }
 
 /// Runs.
@@ -59,7 +69,14 @@ pub(crate) fn run(arguments: cli::Run) -> Result<Exit, Failure> {
 
 fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, launcher: Launcher) -> Result<Prepared, Failure> {
     let chosen = selection::choose(&arguments.selection, environment)?;
-    let policy = policy_file::choose(arguments.policy.as_deref(), Some(&chosen.checkout), &config.places)?;
+    let mut policy = policy_file::choose(arguments.policy.as_deref(), Some(&chosen.checkout), &config.places)?;
+    policy.rules.network.fail_on_new_egress |= arguments.fail_on_new_egress;
+    let learning = match (arguments.learn, policy.rules.network.learn) {
+        (false, _) => None,
+        (true, Some(false)) => return Err(LearnError::Forbidden.into()),
+        (true, _) => Some(Learning { given: arguments.policy.clone(), checkout: chosen.checkout.clone(), rules: policy.rules.clone() }),
+    };
+    policy.rules.network.learning = learning.is_some();
     let secrets = given::take(&arguments.given.secrets, environment, Case::Folded)?;
     if !arguments.output.quiet {
         chosen.notes.iter().for_each(|note| report::note(note));
@@ -92,11 +109,12 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
         launcher,
         output: arguments.output,
         artifacts,
+        learning,
     })
 }
 
 async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
-    let Prepared { submissions, snapshot, mirror, state, rules, secrets, setup, launcher, output, artifacts } = prepared;
+    let Prepared { submissions, snapshot, mirror, state, rules, secrets, setup, launcher, output, artifacts, learning } = prepared;
     let mut interrupts = Interrupts::catch()?;
     let secrets = Secrets::new(vec![Box::new(Given::new(secrets))]);
     let service = embedded::controller(state.controller.clone(), mirror, rules, secrets).await?;
@@ -116,6 +134,9 @@ async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
     match followed {
         Ok(Followed::Ended(exit)) => {
             let left = agent.leave().await;
+            if let Some(learning) = learning {
+                learnt(&service, &runs, &learning).await?;
+            }
             service.close().await;
             left.map(|()| exit)
         }
@@ -126,4 +147,20 @@ async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
             Err(failure)
         }
     }
+}
+
+/// Writes what the runs wanted, and says where.
+async fn learnt(service: &Service, runs: &[RunId], learning: &Learning) -> Result<(), Failure> {
+    let mut details = Vec::new();
+    for run in runs {
+        details.push(embedded::detail(service, *run).await?);
+    }
+    match learn::write(&details, &learning.rules, learning.given.as_deref(), &learning.checkout)? {
+        None => report::note("the run reached for nothing that the policy does not name"),
+        Some((path, patch)) => {
+            report::note(&format!("the run reached for what the policy does not name; read {}, then `git apply` it", path.display()));
+            report::say(patch.trim_end());
+        }
+    }
+    Ok(())
 }

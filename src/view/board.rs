@@ -1,10 +1,10 @@
 //! The newest state of every run, job and step that was heard of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use caisson_model::id::{AttemptId, JobId, RunId, StepIndex};
-use caisson_model::outcome::{Annotation, EgressEntry, Fault, Outcome, Verdict};
+use caisson_model::outcome::{Annotation, Fault, Outcome, Verdict};
 use caisson_model::run::{JobView, RunEvent, RunState, RunView, StepView};
 use caisson_model::time::Timestamp;
 
@@ -187,20 +187,18 @@ impl JobEntry {
 }
 
 impl StepEntry {
-    /// What the step tried to reach in vain: host, port and why, each once.
+    /// What the step tried to reach in vain: host, port and why, each once; a name whose lookup was refused only where no connection to it
+    /// was.
     pub(crate) fn refusals(&self) -> Vec<(String, String)> {
         let mut refusals: Vec<(String, String)> = Vec::new();
-        for entry in self.view.result.iter().flat_map(|result| &result.egress).filter(|entry| entry.verdict == Verdict::Refused) {
-            let refusal = (target(entry), entry.rule.clone());
+        let entries = || self.view.result.iter().flat_map(|result| &result.egress).filter(|entry| entry.verdict == Verdict::Refused);
+        let connected: BTreeSet<&str> = entries().filter(|entry| entry.port != 0).map(|entry| entry.host.as_str()).collect();
+        for entry in entries().filter(|entry| entry.port != 0 || !connected.contains(entry.host.as_str())) {
+            let refusal = (entry.target(), entry.rule.clone());
             if !refusals.contains(&refusal) {
                 refusals.push(refusal);
             }
         }
         refusals
     }
-}
-
-/// Host and port of an attempt, as one would write them in a policy.
-pub(crate) fn target(entry: &EgressEntry) -> String {
-    if entry.host.contains(':') { format!("[{}]:{}", entry.host, entry.port) } else { format!("{}:{}", entry.host, entry.port) }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use caisson_model::id::{AttemptId, RunId, StepIndex};
 use caisson_model::log::{LogKey, LogRead};
-use caisson_model::outcome::{Annotation, Cause};
+use caisson_model::outcome::{Annotation, Cause, EgressEntry, EgressPhase};
 use caisson_model::run::{JobView, RunEvent, RunState, RunView, StepState, StepView};
 use caisson_model::time::Timestamp;
 use serde_json::{Value, json};
@@ -24,12 +24,14 @@ pub(crate) struct Json<W> {
     begun: HashMap<LogKey, Timestamp>,
     /// How many annotations of a step were told while it ran.
     told: HashMap<(AttemptId, StepIndex), usize>,
+    /// How many attempts to reach something were, likewise.
+    reached: HashMap<(AttemptId, StepIndex), usize>,
 }
 
 impl<W: Write> Json<W> {
     /// Shows on `out`.
     pub(crate) fn new(out: W) -> Json<W> {
-        Json { out, splitter: Splitter::default(), begun: HashMap::new(), told: HashMap::new() }
+        Json { out, splitter: Splitter::default(), begun: HashMap::new(), told: HashMap::new(), reached: HashMap::new() }
     }
 
     fn line(&mut self, value: &Value) -> io::Result<()> {
@@ -76,6 +78,27 @@ impl<W: Write> Json<W> {
         self.line(&value)
     }
 
+    /// An attempt: once when it is over, and before that when it stands.
+    fn egress(&mut self, board: &Board, attempt: AttemptId, step: StepIndex, entry: &EgressEntry) -> io::Result<()> {
+        let mut value = place(board, "egress", attempt, step);
+        value["at"] = time(Some(entry.at));
+        value["kind"] = json!(entry.kind);
+        value["phase"] = json!(entry.phase);
+        value["host"] = entry.host.clone().into();
+        value["port"] = entry.port.into();
+        value["verdict"] = json!(entry.verdict);
+        value["rule"] = entry.rule.clone().into();
+        value["address"] = json!(entry.address);
+        value["sent"] = entry.sent.into();
+        value["received"] = entry.received.into();
+        value["process"] = json!(entry.lineage);
+        value["package"] = json!(entry.package);
+        if entry.phase == EgressPhase::Ended {
+            *self.reached.entry((attempt, step)).or_default() += 1;
+        }
+        self.line(&value)
+    }
+
     fn step(&mut self, board: &Board, view: &StepView) -> io::Result<()> {
         if let Some(result) = &view.result {
             let told = self.told.remove(&(view.attempt, view.index)).unwrap_or_default();
@@ -83,22 +106,11 @@ impl<W: Write> Json<W> {
                 self.annotation(board, view.attempt, view.index, annotation)?;
             }
             self.told.remove(&(view.attempt, view.index));
-            // Told at the end and not while it runs: only then is known how much went each way.
-            for entry in &result.egress {
-                let mut value = place(board, "egress", view.attempt, view.index);
-                value["at"] = time(Some(entry.at));
-                value["host"] = entry.host.clone().into();
-                value["port"] = entry.port.into();
-                value["verdict"] = json!(entry.verdict);
-                value["rule"] = entry.rule.clone().into();
-                value["address"] = json!(entry.address);
-                value["sent"] = entry.sent.into();
-                value["received"] = entry.received.into();
-                if let Some(package) = &entry.package {
-                    value["package"] = json!(package);
-                }
-                self.line(&value)?;
+            let told = self.reached.remove(&(view.attempt, view.index)).unwrap_or_default();
+            for entry in result.egress.iter().skip(told) {
+                self.egress(board, view.attempt, view.index, entry)?;
             }
+            self.reached.remove(&(view.attempt, view.index));
         }
         self.line(&step_object(board, view))
     }
@@ -115,7 +127,7 @@ impl<W: Write> View for Json<W> {
                 RunEvent::Job(view) => self.line(&job_object(board, view)),
                 RunEvent::Step(view) => self.step(board, view),
                 RunEvent::Annotation { attempt, step, annotation } => self.annotation(board, *attempt, *step, annotation),
-                RunEvent::Egress { .. } => Ok(()),
+                RunEvent::Egress { attempt, step, entry } => self.egress(board, *attempt, *step, entry),
             },
         }
     }
@@ -289,13 +301,13 @@ mod tests {
         let told = text.lines().filter(|line| line.contains("\"egress\"") || line.contains("Run tests")).collect::<Vec<_>>().join("\n");
         insta::assert_snapshot!(told, @r###"
         {"type":"step","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","id":null,"name":"Run tests","state":"running","started":"1970-01-01T00:00:01.000Z","finished":null}
-        {"type":"egress","run":1,"job":"1.1","job_name":"lint","attempt":1,"step":0,"step_name":"Install","at":"1970-01-01T00:00:02.000Z","host":"pypi.org","port":443,"verdict":"allowed","rule":"default: installs packages","address":null,"sent":2048,"received":2048}
-        {"type":"egress","run":1,"job":"1.1","job_name":"lint","attempt":1,"step":0,"step_name":"Install","at":"1970-01-01T00:00:02.000Z","host":"pypi.org","port":443,"verdict":"allowed","rule":"default: installs packages","address":null,"sent":2048,"received":2048}
-        {"type":"egress","run":1,"job":"1.1","job_name":"lint","attempt":1,"step":0,"step_name":"Install","at":"1970-01-01T00:00:02.000Z","host":"pypi.org","port":443,"verdict":"allowed","rule":"default: installs packages","address":null,"sent":2048,"received":2048}
+        {"type":"egress","run":1,"job":"1.1","job_name":"lint","attempt":1,"step":0,"step_name":"Install","at":"1970-01-01T00:00:02.000Z","kind":"connection","phase":"ended","host":"pypi.org","port":443,"verdict":"allowed","rule":"default: installs packages","address":null,"sent":2048,"received":2048,"process":[],"package":null}
+        {"type":"egress","run":1,"job":"1.1","job_name":"lint","attempt":1,"step":0,"step_name":"Install","at":"1970-01-01T00:00:02.000Z","kind":"connection","phase":"ended","host":"pypi.org","port":443,"verdict":"allowed","rule":"default: installs packages","address":null,"sent":2048,"received":2048,"process":[],"package":null}
+        {"type":"egress","run":1,"job":"1.1","job_name":"lint","attempt":1,"step":0,"step_name":"Install","at":"1970-01-01T00:00:02.000Z","kind":"connection","phase":"ended","host":"pypi.org","port":443,"verdict":"allowed","rule":"default: installs packages","address":null,"sent":2048,"received":2048,"process":[],"package":null}
         {"type":"log","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","at":"1970-01-01T00:00:01.500Z","text":"##[error]expected 2, got 3"}
         {"type":"log","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","at":"1970-01-01T00:00:01.500Z","text":"\u001b[31mFAILED\u001b[0m (failures=1)"}
         {"type":"annotation","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","level":"error","message":"expected 2, got \u001b[31m3","title":null,"file":"polls/tests.py","line":12,"column":null}
-        {"type":"egress","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","at":"1970-01-01T00:00:02.000Z","host":"evil.example.com","port":443,"verdict":"refused","rule":"no rule allows it","address":null,"sent":0,"received":0}
+        {"type":"egress","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","at":"1970-01-01T00:00:02.000Z","kind":"connection","phase":"ended","host":"evil.example.com","port":443,"verdict":"refused","rule":"no rule allows it","address":null,"sent":0,"received":0,"process":[],"package":null}
         {"type":"step","run":1,"job":"1.2","job_name":"test (3.12)","attempt":1,"step":0,"step_name":"Run tests","id":null,"name":"Run tests","state":"finished","started":"1970-01-01T00:00:01.000Z","finished":"1970-01-01T00:00:03.500Z","outcome":"failure","conclusion":"failure","exit_code":1,"cause":{"kind":"exit-code","code":1,"text":"exit code 1","fault":"user"},"usage":{"wall_ms":2400.0,"user_ms":0.0,"system_ms":0.0,"build_ms":0.0,"teardown_ms":0.0,"peak_memory_bytes":100663296,"peak_pids":null,"read_bytes":0,"written_bytes":0,"peak_disk_bytes":null,"peak_inodes":null},"enforced":["seccomp"],"missing":[{"protection":"landlock","reason":"this kernel has none"}],"summary":"## 41 of 42 tests passed\n"}
         "###);
     }

@@ -9,6 +9,7 @@ use caisson_model::run::{JobState, JobView, RunEvent, StepState, StepView};
 use caisson_model::time::Timestamp;
 use console::{Color, Style};
 
+use crate::learn::step_rule;
 use crate::quantity;
 use crate::view::board::{Board, JobEntry};
 use crate::view::news::News;
@@ -130,8 +131,22 @@ impl<W: Write> Lines<W> {
         if self.logs == Logs::All || !result.outcome.passed() {
             writeln!(self.out, "{prefix}: {}", self.ending(result, view))?;
         }
-        for (target, rule) in step.refusals() {
-            writeln!(self.out, "{prefix}: {} {target}: {}", self.style().yellow().apply_to("network refused"), text::clean(&rule, false))?;
+        let refusals = step.refusals();
+        for (target, rule) in &refusals {
+            let what = format!("step `{}` tried to reach {target}, refused", text::clean(&view.name, false));
+            writeln!(self.out, "{prefix}: {}: {}", self.style().yellow().apply_to(what), text::clean(rule, false))?;
+        }
+        let wanted: Vec<&str> = refusals
+            .iter()
+            .filter(|(_, rule)| rule.starts_with("no rule") || rule.starts_with("port "))
+            .map(|(target, _)| target.as_str())
+            .collect();
+        if !wanted.is_empty() && !result.outcome.passed() {
+            let lines = step_rule(&job.view.key.0, view, &wanted);
+            writeln!(self.out, "{prefix}: to allow it, add to the policy, such as {}:", crate::policy_file::IN_CHECKOUT)?;
+            for line in lines.lines() {
+                writeln!(self.out, "{prefix}:     {}", text::clean(line, false))?;
+            }
         }
         Ok(())
     }
@@ -211,7 +226,7 @@ mod tests {
 
     #[test]
     fn each_line_names_its_job_and_step() {
-        insta::assert_snapshot!(shown(Logs::All), @r"
+        insta::assert_snapshot!(shown(Logs::All), @r#"
         lint/Install | ▾ Collecting
         lint/Install | Collecting django
         lint/Install | Done
@@ -220,23 +235,33 @@ mod tests {
         test (3.12)/Run tests | error: expected 2, got 3
         test (3.12)/Run tests | FAILED (failures=1)
         test (3.12)/Run tests: failure in 2.5s: exit code 1
-        test (3.12)/Run tests: network refused evil.example.com:443: no rule allows it
+        test (3.12)/Run tests: step `Run tests` tried to reach evil.example.com:443, refused: no rule allows it
+        test (3.12)/Run tests: to allow it, add to the policy, such as .caisson/policy.toml:
+        test (3.12)/Run tests:     [[step]]
+        test (3.12)/Run tests:     job = "test"
+        test (3.12)/Run tests:     step = "Run tests"
+        test (3.12)/Run tests:     allow = ["evil.example.com:443"]
         test (3.12)/Upload: skipped
         test (3.12): failure in 14s: Run tests: exit code 1
         package: skipped
-        ");
+        "#);
     }
 
     #[test]
     fn quiet_shows_the_output_of_what_fails() {
-        insta::assert_snapshot!(shown(Logs::OfFailures), @r"
+        insta::assert_snapshot!(shown(Logs::OfFailures), @r#"
         lint: success in 14s
         test (3.12)/Run tests | error: expected 2, got 3
         test (3.12)/Run tests | FAILED (failures=1)
         test (3.12)/Run tests: failure in 2.5s: exit code 1
-        test (3.12)/Run tests: network refused evil.example.com:443: no rule allows it
+        test (3.12)/Run tests: step `Run tests` tried to reach evil.example.com:443, refused: no rule allows it
+        test (3.12)/Run tests: to allow it, add to the policy, such as .caisson/policy.toml:
+        test (3.12)/Run tests:     [[step]]
+        test (3.12)/Run tests:     job = "test"
+        test (3.12)/Run tests:     step = "Run tests"
+        test (3.12)/Run tests:     allow = ["evil.example.com:443"]
         test (3.12): failure in 14s: Run tests: exit code 1
         package: skipped
-        ");
+        "#);
     }
 }

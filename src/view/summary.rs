@@ -10,7 +10,7 @@ use console::{Alignment, Style};
 use crate::artifacts::Fetched;
 use crate::clock;
 use crate::quantity;
-use crate::view::board::{Board, JobEntry, StepEntry, target};
+use crate::view::board::{Board, JobEntry, StepEntry};
 use crate::view::text;
 
 /// How many lines of one kind are shown before the rest is counted.
@@ -160,7 +160,7 @@ impl Painter<'_> {
                     Verdict::Refused => "refused",
                     Verdict::Unreachable => "unreachable",
                 };
-                let key = (entry.verdict != Verdict::Refused, self.place(job, step), word, target(entry), entry.rule.as_str());
+                let key = (entry.verdict != Verdict::Refused, self.place(job, step), word, entry.target(), entry.rule.as_str());
                 let (count, bytes) = seen.entry(key).or_default();
                 *count += 1;
                 *bytes += entry.sent + entry.received;

@@ -33,6 +33,9 @@ const MAX_READS: usize = 512;
 /// How long a refusal waits for the process that asked to be found.
 const FINDING: Duration = Duration::from_millis(200);
 
+/// How long a connection must stand to be told of before it ends.
+const STANDING: Duration = Duration::from_millis(250);
+
 /// The answer to a CONNECT that is granted.
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -302,17 +305,20 @@ impl Connection {
                 Kind::Connect | Kind::Socks => tunnel.run(early).await,
             }
         };
-        // Told beside the bytes, which do not wait for it.
+        // Told beside the bytes, which do not wait for it; what is over at once is told once.
         let opening = async {
             attempt.lineage.found().await;
+            tokio::time::sleep(STANDING).await;
             let entry = attempt.entry(Verdict::Allowed, rule.clone(), address.clone(), &carried);
             self.border.ledger.tell(&EgressEntry { phase: EgressPhase::Open, ..entry });
+            std::future::pending::<()>().await;
         };
-        let both = async { tokio::join!(passing, opening).0 };
         let done = tokio::select! {
             () = ended(&mut closed) => Ok(()),
-            done = both => done,
+            done = passing => done,
+            () = opening => Ok(()),
         };
+        attempt.lineage.found().await;
         let (verdict, rule) = match done {
             Err(cut) => {
                 reset(&client);

@@ -49,9 +49,10 @@ impl Ledger {
                 entries.beyond += 1;
                 return;
             }
-            entries.kept.push(entry.clone());
+            // Told under the lock, so that views hear entries in the order in which the ledger has them.
+            (self.sink)(&entry);
+            entries.kept.push(entry);
         }
-        (self.sink)(&entry);
     }
 
     /// Everything so far; the ledger is empty afterwards.

@@ -2,13 +2,11 @@
 
 use std::net::IpAddr;
 
+use caisson_model::outcome::LEARNING;
 use caisson_model::policy::{AddressRange, Destination};
 
 use crate::egress::address;
 use crate::egress::service::Service;
-
-/// The rule of what is allowed only to learn that it was wanted.
-pub const LEARNING: &str = "learning";
 
 /// What one step may reach.
 #[derive(Clone, Debug, Default)]

@@ -9,6 +9,8 @@ use caisson_workflow::{Limits, SecurityRule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::policy::group::Group;
+
 use crate::core::terms::Retry;
 use crate::policy::permissions::Permissions;
 use crate::policy::retry::{self, RetryRule};
@@ -48,6 +50,17 @@ pub struct Network {
     pub allow: Vec<Destination>,
     /// Private ranges that allowed names may resolve to.
     pub ranges: Vec<AddressRange>,
+    /// Bytes that a step may carry, both ways together.
+    pub bytes: Option<Size>,
+    /// Connections that a step may have open at once.
+    pub connections: Option<Count>,
+    /// Whether a step fails that reaches for something which nothing allows.
+    pub fail_on_new_egress: bool,
+    /// Whether runs may be made to learn what they want. `None` leaves it to whoever starts one on their own machine.
+    pub learn: Option<bool>,
+    /// Whether this run learns; set by whoever starts it.
+    #[serde(skip)]
+    pub learning: bool,
 }
 
 /// What install steps get.
@@ -148,7 +161,13 @@ pub struct StepRule {
     /// What it may reach, beside what every step may.
     pub allow: Option<Vec<Destination>>,
     /// Groups of destinations, in place of the default.
-    pub presets: Option<Vec<Preset>>,
+    pub presets: Option<Vec<Group>>,
+    /// Private ranges that the names may resolve to, beside those of every step.
+    pub ranges: Option<Vec<AddressRange>>,
+    /// Bytes that it may carry over the network, in place of `[network]`.
+    pub bytes: Option<Size>,
+    /// Connections that it may have open at once, likewise.
+    pub connections: Option<Count>,
     /// Whether it is root of its own user namespace.
     pub root: Option<bool>,
     /// Additions to the system-call filter.
@@ -223,6 +242,9 @@ impl Rules {
                 step: None,
                 allow: rule.allow.clone().or(sum.allow),
                 presets: rule.presets.clone().or(sum.presets),
+                ranges: rule.ranges.clone().or(sum.ranges),
+                bytes: rule.bytes.or(sum.bytes),
+                connections: rule.connections.or(sum.connections),
                 root: rule.root.or(sum.root),
                 system_calls: rule.system_calls.clone().or(sum.system_calls),
                 secrets: rule.secrets.clone().or(sum.secrets),

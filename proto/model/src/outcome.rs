@@ -306,6 +306,26 @@ impl EgressEntry {
     }
 }
 
+impl EgressEntry {
+    /// Host and port, as one would write them in a policy; the host alone where no port is known.
+    pub fn target(&self) -> String {
+        match (self.port, self.host.contains(':')) {
+            (0, _) => self.host.clone(),
+            (port, true) => format!("[{}]:{port}", self.host),
+            (port, false) => format!("{}:{port}", self.host),
+        }
+    }
+
+    /// Whether the step reached for something that no rule names: it was refused, or only let through to learn of it.
+    pub fn is_new(&self) -> bool {
+        let asked = self.kind != EgressKind::Package && self.host != "?" && self.host != "...";
+        asked && (self.verdict == Verdict::Refused || (self.kind == EgressKind::Connection && self.rule == LEARNING))
+    }
+}
+
+/// The rule of what is let through only to learn that it was wanted.
+pub const LEARNING: &str = "learning";
+
 /// What a step attempted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

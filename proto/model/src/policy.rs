@@ -48,6 +48,8 @@ pub struct Egress {
     pub bytes: Option<u64>,
     /// The most connections that it may have open at once; `None` leaves it to the agent.
     pub connections: Option<u32>,
+    /// Whether a step fails that reaches for something which nothing allows.
+    pub fail_on_new: bool,
     /// Whether everything public is allowed, to learn what the step wants.
     pub learn: bool,
     /// Why this was granted, for the ledger and for people: `default: installs packages`, `policy.toml rule 2`.

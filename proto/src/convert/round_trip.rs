@@ -206,6 +206,7 @@ impl Tape {
                 bytes: self.maybe(Tape::long),
                 connections: self.maybe(Tape::int),
                 learn: self.flag(),
+                fail_on_new: self.flag(),
                 reason: self.text(),
             },
             secrets: self.many(Tape::text),
