@@ -96,6 +96,23 @@ impl State {
         Ok(state)
     }
 
+    /// The agents' directories of other checkouts below `root` that a killed command left, each with the lock that says that
+    /// nobody uses it now. A directory that is not laid out as ours is left alone.
+    pub(crate) fn abandoned(root: &Path) -> Vec<(PathBuf, File)> {
+        let entries = std::fs::read_dir(root.join("checkouts")).into_iter().flatten().flatten();
+        let left = entries.filter_map(|entry| {
+            let path = entry.path();
+            let attempts = path.join("agent/attempts");
+            // Nothing in it: nothing was left.
+            std::fs::read_dir(&attempts).ok()?.next()?.ok()?;
+            // Not made where it is missing: then the place is not ours.
+            let lock = File::options().write(true).open(path.join("command.lock")).ok()?;
+            lock.try_lock().ok()?;
+            Some((attempts, lock))
+        });
+        left.collect()
+    }
+
     /// Removes what no later run needs: source trees, and the logs of all but the last runs. Only while no controller runs here.
     pub(crate) fn prune(&self) -> Result<(), StateError> {
         let path = &self.controller;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -16,7 +17,9 @@ use caisson_model::id::{Digest, Hold};
 use caisson_model::lease::{AgentMessage, ControllerMessage, Verdict};
 use caisson_proto::api::{AgentApi, Answers, ApiError};
 use caisson_sandbox::launcher::Launcher;
-use tokio::sync::{mpsc, watch};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
@@ -49,6 +52,9 @@ pub enum RunError {
         /// Which.
         path: PathBuf,
     },
+    /// The process that builds sandboxes is gone, and every step with it.
+    #[error("go on without the launcher of sandboxes, which was killed")]
+    Launcher,
     /// The controller does not want this agent.
     #[error("open a session with the controller")]
     Refused(#[source] ApiError),
@@ -58,7 +64,7 @@ impl RunError {
     /// Whose doing this is.
     pub fn fault(&self) -> caisson_model::outcome::Fault {
         match self {
-            RunError::State { .. } => caisson_model::outcome::Fault::Environment,
+            RunError::State { .. } | RunError::Launcher => caisson_model::outcome::Fault::Environment,
             RunError::Busy { .. } => caisson_model::outcome::Fault::User,
             RunError::Refused(error) => error.fault(),
         }
@@ -155,6 +161,7 @@ struct Floor<A> {
 /// What one turn of the loop reacts to.
 enum Event {
     Shutdown,
+    Launcher,
     Opened(Result<Link, ApiError>),
     Message(Option<Result<ControllerMessage, ApiError>>),
     Notice(Notice),
@@ -164,6 +171,9 @@ enum Event {
 impl<A: AgentApi> Floor<A> {
     async fn serve(&mut self, mut notices: mpsc::Receiver<Notice>, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
         let mut shutdown = std::pin::pin!(shutdown);
+        // Without this a service would take job after job and fail each: whoever supervises it can start it anew.
+        let mut gone = gone(&self.launcher);
+        let mut unbuilt: Option<Instant> = None;
         let mut shutting_down = false;
         let mut backoff = Backoff::new();
         let mut opening: Option<Opening> = Some(self.open());
@@ -171,6 +181,11 @@ impl<A: AgentApi> Floor<A> {
         let mut lost_at: Option<Instant> = None;
         let mut last_call: Option<Instant> = None;
         loop {
+            if let Some(until) = unbuilt
+                && (self.running.is_empty() || until <= Instant::now())
+            {
+                return Err(RunError::Launcher);
+            }
             if self.leaving && self.running.is_empty() {
                 return Ok(());
             }
@@ -182,6 +197,7 @@ impl<A: AgentApi> Floor<A> {
             let wake = [
                 last_call.filter(|_| !self.running.is_empty()),
                 retry_at,
+                unbuilt,
                 fence_at,
                 self.link.as_ref().map(|link| link.beat),
                 self.reserved.values().map(|reservation| reservation.until).min(),
@@ -192,9 +208,15 @@ impl<A: AgentApi> Floor<A> {
                 opened = async { match opening.as_mut() { Some(opening) => opening.await, None => std::future::pending().await } } => Event::Opened(opened),
                 message = async { match self.link.as_mut() { Some(link) => link.answers.next().await, None => std::future::pending().await } } => Event::Message(message),
                 Some(notice) = notices.recv() => Event::Notice(notice),
+                Ok(()) = &mut gone, if unbuilt.is_none() => Event::Launcher,
                 () = async { match wake { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => Event::Clock,
             };
             match event {
+                Event::Launcher => {
+                    tracing::error!("the launcher of sandboxes is gone");
+                    unbuilt = Some(Instant::now() + LEAVING);
+                    self.leave();
+                }
                 Event::Shutdown => {
                     shutting_down = true;
                     last_call = Some(Instant::now() + LEAVING);
@@ -438,6 +460,21 @@ impl<A: AgentApi> Floor<A> {
         // An accepted offer does not outlive its session: the controller offers it again.
         self.reserved.clear();
     }
+}
+
+/// Says when the launcher's process is dead; an error when that can't be watched. A thread waits for it, since tokio takes no
+/// foreign descriptor without `unsafe`; it ends with the launcher, which ends with the last handle on it.
+fn gone(launcher: &Launcher) -> oneshot::Receiver<()> {
+    let (tell, told) = oneshot::channel();
+    if let Ok(process) = launcher.as_fd().try_clone_to_owned() {
+        std::thread::spawn(move || {
+            let mut waits = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut waits, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            // Nobody listens any more after an orderly end.
+            let _ = tell.send(());
+        });
+    }
+    told
 }
 
 async fn join(task: JoinHandle<()>) {

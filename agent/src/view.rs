@@ -8,6 +8,8 @@ use caisson_sandbox::spec::{Access, HostOwner, Mount, SeenAs, Upper};
 
 use crate::host::HostRules;
 
+mod root;
+
 /// How the system directories appear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum System {
@@ -86,21 +88,14 @@ pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
         mounts.extend(shown_paths(host));
         return mounts;
     }
+    if let System::Overlay(upper) = system {
+        mounts.extend(root::mounts(upper));
+        mounts.extend(shown_paths(host));
+        return mounts;
+    }
     mounts.push(Mount::Directory { target: "/etc".into(), mode: 0o755 });
     for pattern in &ETC {
-        match pattern.strip_suffix('*') {
-            None => mounts.extend(entry(&Path::new("/etc").join(pattern))),
-            Some(prefix) => {
-                let mut names: Vec<_> = std::fs::read_dir("/etc")
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                    .filter(|name| name.starts_with(prefix))
-                    .collect();
-                names.sort();
-                mounts.extend(names.iter().filter_map(|name| entry(&Path::new("/etc").join(name))));
-            }
-        }
+        mounts.extend(matching(pattern).iter().filter_map(|path| entry(path)));
     }
     for (target, content) in own_files() {
         mounts.push(Mount::File { target: target.into(), content: content.into(), mode: 0o644 });
@@ -113,6 +108,15 @@ pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
 fn shown_paths(host: &HostRules) -> Vec<Mount> {
     let paths = host.ro_paths.iter().cloned().chain(host.index.directories());
     paths.filter(|path| path.exists() && !already_visible(path)).map(read_only).collect()
+}
+
+/// The entries of `/etc` that one pattern of [`ETC`] means.
+fn matching(pattern: &str) -> Vec<PathBuf> {
+    let Some(prefix) = pattern.strip_suffix('*') else { return vec![Path::new("/etc").join(pattern)] };
+    let names = std::fs::read_dir("/etc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    names.iter().map(|name| Path::new("/etc").join(name)).collect()
 }
 
 /// System directories that a host may have at its root. Those that are links stay links.
@@ -202,6 +206,7 @@ mod tests {
                 | Mount::Tmpfs { target, .. }
                 | Mount::Directory { target, .. }
                 | Mount::File { target, .. }
+                | Mount::System { target, .. }
                 | Mount::Symlink { target, .. } => target.display().to_string(),
             })
             .collect()

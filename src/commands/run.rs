@@ -87,6 +87,7 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     plans::admit(&chosen.submissions, &policy.rules, &mirror::read(config)?, Some(&known))?;
     let state = State::of_checkout(&config.state_dir.value, &chosen.checkout)?;
     state.prune()?;
+    sweep(&config.state_dir.value, &launcher);
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
     snapshot.notes.iter().for_each(|note| report::note(note));
     let mut host = machine::rules_for_jobs(config, environment, &state.agent);
@@ -111,6 +112,17 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
         artifacts,
         learning,
     })
+}
+
+/// Removes the workspaces that killed commands left for other checkouts. What cannot be removed is for the next command.
+fn sweep(root: &std::path::Path, launcher: &Launcher) {
+    for (attempts, _lock) in State::abandoned(root) {
+        for left in std::fs::read_dir(&attempts).into_iter().flatten().flatten() {
+            if let Err(error) = caisson_agent::workspace::remove(launcher, &left.path()) {
+                tracing::warn!(%error, path = %left.path().display(), "a killed command's directory was not removed");
+            }
+        }
+    }
 }
 
 async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {

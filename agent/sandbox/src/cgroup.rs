@@ -18,37 +18,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
 use crate::error::{Failure, Stage};
+use crate::hierarchy::{Controller, Hierarchy, above, delegate, hierarchies};
 use crate::host::CgroupLayout;
-use crate::protection::{Missing, Protection};
+use crate::protection::Missing;
 use crate::spec::Limits;
-
-/// A controller that limits come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Controller {
-    Memory,
-    Cpu,
-    Pids,
-}
-
-impl Controller {
-    const ALL: [Controller; 3] = [Self::Memory, Self::Cpu, Self::Pids];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Cpu => "cpu",
-            Self::Pids => "pids",
-        }
-    }
-
-    const fn protection(self) -> Protection {
-        match self {
-            Self::Memory => Protection::MemoryLimit,
-            Self::Cpu => Protection::CpuLimit,
-            Self::Pids => Protection::PidsLimit,
-        }
-    }
-}
 
 /// A controller and its group that is ours to write, or why there is none.
 pub(crate) type Surveyed = (Controller, Result<PathBuf, String>);
@@ -87,12 +60,6 @@ struct Base {
     lock: Option<Flock<fs::File>>,
 }
 
-/// One hierarchy as mounted here.
-struct Hierarchy {
-    controllers: Vec<Controller>,
-    own: PathBuf,
-}
-
 impl Cgroups {
     /// Finds the hierarchies, removes what dead launchers left, makes this launcher's groups. What is not possible is in
     /// [`Cgroups::missing`].
@@ -106,14 +73,21 @@ impl Cgroups {
         }
         for hierarchy in hierarchies {
             sweep(&hierarchy.own, name);
-            if layout == CgroupLayout::V2
-                && let Err(reason) = delegate(&hierarchy)
-            {
-                for controller in &hierarchy.controllers {
-                    cgroups.lack(*controller, reason.clone());
-                }
-                continue;
-            }
+            let hierarchy = match if layout == CgroupLayout::V2 { delegate(&hierarchy) } else { Ok(()) } {
+                Ok(()) => hierarchy,
+                Err(reason) => match above(&hierarchy, name) {
+                    Some(above) => {
+                        sweep(&above.own, name);
+                        above
+                    }
+                    None => {
+                        for controller in &hierarchy.controllers {
+                            cgroups.lack(*controller, reason.clone());
+                        }
+                        continue;
+                    }
+                },
+            };
             match base(&hierarchy, name) {
                 Ok(base) => cgroups.bases.push(base),
                 Err(error) => {
@@ -442,12 +416,10 @@ pub(crate) fn remove_below(base: &Path) {
 fn sweep(own: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(own) else { return };
     for entry in entries.flatten() {
-        let ours = entry
-            .file_name()
-            .to_str()
-            .and_then(|text| text.strip_prefix(name)?.strip_prefix('-')?.split_once('-'))
-            .is_some_and(|(pid, start)| pid.parse::<u32>().is_ok() && start.parse::<u64>().is_ok());
-        if !ours {
+        let text = entry.file_name();
+        let Some((pid, start)) = text.to_str().and_then(|text| maker(text, name)) else { continue };
+        // Whoever has just made it may not have locked it yet.
+        if start_time(&pid.to_string()) == Some(start) {
             continue;
         }
         let Ok(directory) = fs::File::open(entry.path()) else { continue };
@@ -457,89 +429,53 @@ fn sweep(own: &Path, name: &str) {
     }
 }
 
+/// Process id and start time of the launcher that a group of our naming belongs to.
+fn maker(text: &str, name: &str) -> Option<(u32, u64)> {
+    let (pid, start) = text.strip_prefix(name)?.strip_prefix('-')?.split_once('-')?;
+    Some((pid.parse().ok()?, start.parse().ok()?))
+}
+
+/// When a process started, in ticks since boot (proc(5), field 22); with its id that names it for as long as this boot lasts,
+/// and groups do not outlive a boot.
+fn start_time(pid: &str) -> Option<u64> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+}
+
 fn base(hierarchy: &Hierarchy, name: &str) -> std::io::Result<Base> {
-    let start = fs::read_to_string("/proc/self/stat")?
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.split_whitespace().nth(19).map(str::to_owned))
-        .unwrap_or_default();
+    let start = start_time("self").unwrap_or_default();
     let path = hierarchy.own.join(format!("{name}-{}-{start}", std::process::id()));
     fs::create_dir(&path)?;
     let lock = Flock::lock(fs::File::open(&path)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
     Ok(Base { controllers: hierarchy.controllers.clone(), path, lock: Some(lock) })
 }
 
-/// v2: a group that hands controllers on may hold no process itself. Moves ours into a leaf of its own, where that is
-/// needed; anyone else's process there makes it impossible.
-fn delegate(hierarchy: &Hierarchy) -> Result<(), String> {
-    let control = hierarchy.own.join("cgroup.subtree_control");
-    let enabled = fs::read_to_string(&control).unwrap_or_default();
-    let wanted: Vec<&Controller> =
-        hierarchy.controllers.iter().filter(|controller| !enabled.split_whitespace().any(|word| word == controller.name())).collect();
-    let write_all = || wanted.iter().try_for_each(|controller| fs::write(&control, format!("+{}", controller.name())));
-    if write_all().is_ok() {
-        return Ok(());
-    }
-    let explain = |error: std::io::Error| {
-        format!("{} does not hand its controllers on ({error}); run under a unit with Delegate=yes", hierarchy.own.display())
-    };
-    let leaf = hierarchy.own.join("caisson-leaf");
-    match fs::create_dir(&leaf) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(explain(error)),
-        _ => {}
-    }
-    for pid in [std::process::id(), nix::unistd::getppid().as_raw() as u32] {
-        fs::write(leaf.join("cgroup.procs"), pid.to_string()).map_err(explain)?;
-    }
-    write_all().map_err(explain)
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
 
-/// The hierarchies with our controllers, and our own group in each.
-fn hierarchies() -> (CgroupLayout, Vec<Hierarchy>) {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut v1 = Vec::new();
-    let mut v2 = None;
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(number), Some(names), Some(group)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let names: Vec<&str> = names.split(',').collect();
-        let controllers: Vec<Controller> = Controller::ALL.into_iter().filter(|controller| names.contains(&controller.name())).collect();
-        if number == "0" {
-            v2 = mounted(&mounts, "cgroup2", None, group);
-        } else if let Some(first) = controllers.first()
-            && let Some(own) = mounted(&mounts, "cgroup", Some(first.name()), group)
-        {
-            v1.push(Hierarchy { controllers, own });
+    #[test]
+    fn a_group_is_the_living_launchers_by_its_process_and_start() {
+        let own = start_time("self").unwrap();
+        let name = format!("caisson-{}-{own}", std::process::id());
+        assert_eq!(maker(&name, "caisson"), Some((std::process::id(), own)));
+        for other in ["caisson-1", "caisson--1", "caisson-x-1", "docker-1-1", "caisson-1-1-1", "caisson-leaf"] {
+            assert_eq!(maker(other, "caisson"), None, "{other}");
         }
+        let directory = tempfile::tempdir().unwrap();
+        let (mine, dead) = (directory.path().join(&name), directory.path().join("caisson-1-1"));
+        let strange = directory.path().join("caisson-keep");
+        for path in [&mine, &dead, &strange] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::create_dir(dead.join("7")).unwrap();
+        sweep(directory.path(), "caisson");
+        assert!(mine.exists() && strange.exists() && !dead.exists(), "only what a dead launcher left is removed");
+        // One that is locked is somebody's, whatever its name says.
+        fs::create_dir(&dead).unwrap();
+        let lock = Flock::lock(fs::File::open(&dead).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        sweep(directory.path(), "caisson");
+        assert!(dead.exists());
+        drop(lock);
     }
-    if !v1.is_empty() {
-        return (CgroupLayout::V1, v1);
-    }
-    let Some(own) = v2 else { return (CgroupLayout::Absent, Vec::new()) };
-    let available = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
-    let controllers =
-        Controller::ALL.into_iter().filter(|controller| available.split_whitespace().any(|word| word == controller.name())).collect();
-    (CgroupLayout::V2, vec![Hierarchy { controllers, own }])
-}
-
-/// Where our group of a hierarchy is seen: mountinfo of proc(5) names root and mount point.
-fn mounted(mounts: &str, kind: &str, controller: Option<&str>, group: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut after = after.split(' ');
-        if after.next()? != kind {
-            return None;
-        }
-        let options = after.nth(1)?;
-        if let Some(controller) = controller
-            && !options.split(',').any(|option| option == controller)
-        {
-            return None;
-        }
-        let mut before = before.split(' ').skip(3);
-        let (root, point) = (before.next()?, before.next()?);
-        let below = if root == "/" { group } else { group.strip_prefix(root)? };
-        Some(Path::new(point).join(below.trim_start_matches('/')))
-    })
 }

@@ -12,10 +12,12 @@
 //! name. No process of a sandbox is alive when its outcome exists. No descriptor but 0, 1 and 2 reaches the step.
 //!
 //! # Entry points
+//! [`command::Command`], in the shape of `std::process::Command`, is the short way. What it stands on:
 //! [`launcher::entry`] first in `main`, then [`launcher::Launcher::start`] before any thread, then
 //! [`launcher::Launcher::launch`] with a [`spec::Spec`].
 
 pub mod additions;
+pub mod command;
 pub mod error;
 pub mod host;
 pub mod launcher;
@@ -33,6 +35,7 @@ mod disk;
 mod evaluate;
 mod ground;
 mod handshake;
+mod hierarchy;
 mod init;
 mod measure;
 mod netlink;
@@ -44,6 +47,7 @@ mod root;
 mod running;
 mod seccomp;
 mod serve;
+mod skeleton;
 mod slot;
 mod sources;
 mod start;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Identity;
+use crate::spec::{Identity, SystemEntry};
 
 /// Everything init needs. Mounts come beside it as descriptors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,6 +41,7 @@ pub(crate) enum Build {
     Directory { target: PathBuf, mode: u32 },
     File { target: PathBuf, content: Vec<u8>, mode: u32 },
     Symlink { target: PathBuf, to: PathBuf },
+    System { target: PathBuf, what: SystemEntry },
 }
 
 impl Build {
@@ -51,6 +52,7 @@ impl Build {
             | Self::Tmpfs { target, .. }
             | Self::Directory { target, .. }
             | Self::File { target, .. }
+            | Self::System { target, .. }
             | Self::Symlink { target, .. } => target,
         }
     }

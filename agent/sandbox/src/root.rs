@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 use crate::error::{Failure, Stage};
 use crate::ground;
 use crate::plan::{Build, Plan};
-use crate::spec::Identity;
+use crate::spec::{Identity, SystemEntry};
 use crate::sys::{self, MountChange};
 
 /// Of /proc, hidden behind an empty file: what tells of the kernel or of others, or acts on the host.
@@ -267,6 +267,11 @@ impl Tree<'_> {
                 fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink).map_err(failed)
             }
             Build::File { target, content, mode } => self.file(target, content, *mode),
+            Build::System { target, what } => match self.system(target, what) {
+                // An earlier step of the job has made something else of it, or of what leads there; that was its right.
+                Err(failure) if matches!(failure.errno, libc::EEXIST | libc::ELOOP | libc::ENOTDIR) => Ok(()),
+                result => result,
+            },
             Build::Symlink { target, to } => {
                 let (parent, name) = self.parent(target)?;
                 match nix::unistd::symlinkat(to, &parent, name) {
@@ -275,6 +280,23 @@ impl Tree<'_> {
                     result => result.map_err(failed),
                 }
             }
+        }
+    }
+
+    /// Made by init, and so owned by id 0.
+    fn system(&self, target: &Path, what: &SystemEntry) -> Result<(), Failure> {
+        let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
+        let (parent, name) = self.parent(target)?;
+        match what {
+            SystemEntry::Directory { mode } => {
+                mkdirat(&parent, name, Mode::from_bits_truncate(0o700)).map_err(failed)?;
+                let mode = Mode::from_bits_truncate(*mode & 0o7777);
+                fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink).map_err(failed)
+            }
+            SystemEntry::File { content, mode } => {
+                write_new(&parent, name, content, Mode::from_bits_truncate(*mode & 0o777)).map_err(failed)
+            }
+            SystemEntry::Link { to } => nix::unistd::symlinkat(to, &parent, name).map_err(failed),
         }
     }
 

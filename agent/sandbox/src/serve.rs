@@ -11,11 +11,12 @@ use nix::unistd::Pid;
 
 use crate::area;
 use crate::assess::assess;
-use crate::cgroup::{Cgroups, Controller, Group, Notices};
+use crate::cgroup::{Cgroups, Group, Notices};
 use crate::disk::{Known, Remembered, Watch};
 use crate::error::{Failure, LaunchError, Stage};
 use crate::ground::Ground;
 use crate::handshake::{self, Answer, Greeting, Order, ReceiveError, Request};
+use crate::hierarchy::Controller;
 use crate::host::{Mode, Standing};
 use crate::netns::Home;
 use crate::outcome::Cause;
@@ -451,8 +452,10 @@ fn check(spec: &Spec) -> Result<(), Failure> {
     if spec.hostname.is_empty() || spec.hostname.len() > 64 {
         return Err(Failure::rule(Stage::Spec, "host name must have 1 to 64 bytes"));
     }
-    if spec.mounts.len() + 8 > handshake::DESCRIPTOR_LIMIT {
-        return Err(Failure::rule(Stage::Spec, format!("{} mounts are too many", spec.mounts.len())));
+    let opened = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Bind { .. } | Mount::Overlay { .. })).count();
+    let memory = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Tmpfs { .. })).count();
+    if opened.max(memory) + 16 > handshake::DESCRIPTOR_LIMIT {
+        return Err(Failure::rule(Stage::Spec, format!("{} mounts are too many", opened.max(memory))));
     }
     Ok(())
 }

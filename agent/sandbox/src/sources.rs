@@ -20,6 +20,7 @@ use crate::error::{Failure, Stage};
 use crate::ground::{self, Ground};
 use crate::host::Mode;
 use crate::plan::Build;
+use crate::skeleton;
 use crate::spec::{Access, HostOwner, Identity, Mount, SecretFile, SeenAs, Upper};
 use crate::sys::{self, Cloned, MountChange};
 use crate::userns::{self, IdMap};
@@ -118,6 +119,7 @@ pub(crate) fn open(mounts: Vec<Mount>, owners: &mut Owners, context: &Context<'_
             Mount::Tmpfs { target, size, inodes, mode } => Build::Tmpfs { target, size, inodes, mode },
             Mount::Directory { target, mode } => Build::Directory { target, mode },
             Mount::File { target, content, mode } => Build::File { target, content, mode },
+            Mount::System { target, what } => Build::System { target, what },
             Mount::Symlink { target, to } => Build::Symlink { target, to },
         });
     }
@@ -216,12 +218,18 @@ fn overlay(
     let top = fstat(&layers[0]).map_err(failed)?;
     let fresh = make(&scratch, "upper", top.st_mode & 0o7777).map_err(failed)?;
     if fresh {
-        fchownat(&scratch, "upper", Some(Uid::from_raw(top.st_uid)), Some(Gid::from_raw(top.st_gid)), AtFlags::AT_SYMLINK_NOFOLLOW)
-            .map_err(failed)?;
+        match fchownat(&scratch, "upper", Some(Uid::from_raw(top.st_uid)), Some(Gid::from_raw(top.st_gid)), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // Without root the owner may be nobody that we know: then the top is the step's own.
+            Err(Errno::EINVAL | Errno::EPERM) if context.mode != Mode::Root => {}
+            result => result.map_err(failed)?,
+        }
         let mode = FileMode::from_bits_truncate(top.st_mode & 0o7777);
         fchmodat(&scratch, "upper", mode, FchmodatFlags::FollowSymlink).map_err(failed)?;
     }
     make(&scratch, "work", 0o700).map_err(failed)?;
+    if let (true, Some(HostOwner { seen_as: SeenAs::Root, .. })) = (fresh && context.mode != Mode::Root, owner) {
+        skeleton::copy(&layers[0], &scratch, "upper").map_err(failed)?;
+    }
     let tree = context.ground.stand(|| stack(&layers, &scratch, context.mode).map_err(failed))?;
     Ok((tree, matches!(upper, Upper::Memory { .. }).then_some(scratch)))
 }

@@ -192,10 +192,40 @@ pub enum Mount {
         /// Mode.
         mode: u32,
     },
+    /// A part of the system that belongs to id 0 inside and may be changed by it. What is there already stays as it is, so
+    /// that a later sandbox of the same job finds what an earlier one made of it.
+    System {
+        /// Where.
+        target: PathBuf,
+        /// What.
+        what: SystemEntry,
+    },
     /// A symbolic link.
     Symlink {
         /// Where the link is.
         target: PathBuf,
+        /// What it says.
+        to: PathBuf,
+    },
+}
+
+/// What a [`Mount::System`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SystemEntry {
+    /// A directory.
+    Directory {
+        /// Mode.
+        mode: u32,
+    },
+    /// A file.
+    File {
+        /// The bytes.
+        content: Vec<u8>,
+        /// Mode.
+        mode: u32,
+    },
+    /// A symbolic link.
+    Link {
         /// What it says.
         to: PathBuf,
     },
@@ -427,6 +457,7 @@ impl Mount {
             | Self::Tmpfs { target, .. }
             | Self::Directory { target, .. }
             | Self::File { target, .. }
+            | Self::System { target, .. }
             | Self::Symlink { target, .. } => target,
         }
     }

@@ -10,10 +10,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode as FileMode, mkdirat};
 use nix::unistd::{Gid, Uid};
 
-use crate::cgroup::{self, Controller};
+use crate::cgroup;
 use crate::error::{Failure, Stage, StartError};
 use crate::ground;
 use crate::handshake::{self, ReceiveError};
+use crate::hierarchy::Controller;
 use crate::host::{Fact, Finding, Host, Mode, Subject};
 use crate::seccomp;
 use crate::sources;
