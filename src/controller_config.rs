@@ -25,6 +25,10 @@ pub(crate) struct Settled {
     pub(crate) ops_listen: Option<SocketAddr>,
     /// Where webhooks are taken.
     pub(crate) hooks_listen: Option<SocketAddr>,
+    /// Where the journal is, if not in the state directory.
+    pub(crate) store: Option<String>,
+    /// Where blobs are, if not in the state directory.
+    pub(crate) blobs: Option<PathBuf>,
     /// How long agents' certificates live.
     pub(crate) agent_certificates: Duration,
 }
@@ -37,6 +41,8 @@ struct File {
     names: Option<Vec<String>>,
     ops_listen: Option<SocketAddr>,
     hooks_listen: Option<SocketAddr>,
+    store: Option<String>,
+    blobs: Option<PathBuf>,
     agent_certificates: Option<String>,
 }
 
@@ -98,6 +104,14 @@ impl Settled {
         if !(SHORTEST..=LONGEST).contains(&agent_certificates) {
             return Err(wrong("agent_certificates", "is between 10s and 30d".to_owned()));
         }
+        // The environment too: a password does not belong on a command line.
+        let environment = std::env::var("CAISSON_STORE").ok().filter(|store| !store.is_empty());
+        let store = arguments.store.clone().or(environment).or(file.store);
+        if let Some(store) = &store
+            && !["postgres://", "postgresql://"].iter().any(|scheme| store.starts_with(scheme))
+        {
+            return Err(wrong("store", "is written postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned()));
+        }
         let mut names = arguments.names.clone();
         names.extend(file.names.unwrap_or_default());
         Ok(Settled {
@@ -105,6 +119,8 @@ impl Settled {
             names,
             ops_listen: arguments.ops_listen.or(file.ops_listen),
             hooks_listen: arguments.hooks_listen.or(file.hooks_listen),
+            store,
+            blobs: arguments.blobs.clone().or(file.blobs),
             agent_certificates,
         })
     }
@@ -121,11 +137,18 @@ impl Settled {
              # Names and addresses under which the controller is reached, for its certificate.\nnames = [{}]\n\
              # Health, readiness and metrics over HTTP.\n{}\n\
              # Webhooks of forges.\n{}\n\
+             # PostgreSQL for the journal, in place of SQLite; several controllers may share one.\n{}\n\
+             # Folder for blobs; several controllers need one that all of them see.\n{}\n\
              # How long an agent's certificate lives; it is renewed at half of that.\nagent_certificates = \"{}s\"\n",
             self.listen,
             names.join(", "),
             optional("ops_listen", self.ops_listen, "127.0.0.1:7718"),
             optional("hooks_listen", self.hooks_listen, "127.0.0.1:7719"),
+            // With its password, as it was given: the file is the operator's.
+            self.store
+                .as_ref()
+                .map_or("# store = \"postgres://caisson@db.example.com/caisson\"".to_owned(), |store| format!("store = {store:?}")),
+            self.blobs.as_ref().map_or("# blobs = \"/srv/caisson/blobs\"".to_owned(), |blobs| format!("blobs = {blobs:?}")),
             self.agent_certificates.as_secs(),
         )
     }

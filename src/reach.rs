@@ -65,8 +65,11 @@ pub(crate) struct Way {
     credentials: Credentials,
 }
 
-/// `HOST:PORT` or `HOST` mean `https://HOST:PORT`.
+/// `HOST:PORT` or `HOST` mean `https://HOST:PORT`; several are separated by commas.
 pub(crate) fn url_of(text: &str) -> String {
+    if text.contains(',') {
+        return text.split(',').map(|one| url_of(one.trim())).collect::<Vec<_>>().join(",");
+    }
     if text.contains("://") {
         return text.trim_end_matches('/').to_owned();
     }
@@ -129,6 +132,7 @@ mod tests {
             ("ci.example.com:1", "https://ci.example.com:1"),
             ("[::1]:1", "https://[::1]:1"),
             ("http://127.0.0.1:7717/", "http://127.0.0.1:7717"),
+            ("a:1, b", "https://a:1,https://b:7717"),
         ] {
             assert_eq!(url_of(text), url);
         }

@@ -53,6 +53,8 @@ pub struct Options {
     pub mirror: Option<PathBuf>,
     /// Where clients and agents reach this controller, for those that ask one that stands by.
     pub address: String,
+    /// The folder for blobs, if not in `data_dir`. Several controllers may share it.
+    pub blobs: Option<PathBuf>,
 }
 
 impl Options {
@@ -67,6 +69,7 @@ impl Options {
             timing: Timing::default(),
             mirror: None,
             address: String::new(),
+            blobs: None,
         }
     }
 }
@@ -165,7 +168,7 @@ impl Service {
     /// # Errors
     /// [`OpenError`]; nothing was started then.
     pub async fn open(options: Options) -> Result<Service, OpenError> {
-        let Options { store, data_dir, rules, secrets, timing, mirror, address } = options;
+        let Options { store, data_dir, rules, secrets, timing, mirror, address, blobs } = options;
         let folder = data_dir.clone();
         let prepare = move || -> Result<_, OpenError> {
             let failed = |error| OpenError::Folder(folder.clone(), error);
@@ -203,7 +206,8 @@ impl Service {
             leading: Mutex::default(),
             archive,
             logs,
-            blobs: Blobs::new(data_dir.join("blobs")).and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect()),
+            blobs: Blobs::new(blobs.unwrap_or_else(|| data_dir.join("blobs")))
+                .and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect()),
             artifacts: Artifacts::new(data_dir.join("artifacts")),
             caches: Caches::new(data_dir.join("caches"), caches::MOST_BYTES),
             mirror,

@@ -1,6 +1,7 @@
 //! The contract over gRPC, caller's side. Reconnecting after a broken stream is left to the caller; single calls connect anew by themselves.
 
 mod fleet;
+mod switch;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use crate::api::{AgentApi, Answers, ApiError, BlobApi, ClientApi, Messages, RunDetail, Submitted};
+use crate::client::switch::Switch;
 use crate::convert::{Cross, Malformed, field, keep, required};
 use crate::status::{MAX_HEADERS, MAX_MESSAGE, api_error};
 use crate::tls::{self, Tls};
@@ -40,6 +42,9 @@ const CALL: Duration = Duration::from_secs(60);
 /// Where a controller listens when nobody says otherwise.
 pub const DEFAULT_PORT: u16 = 7717;
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long one of several controllers may take to say whether it leads, and how long one is looked for.
+const PROBE: Duration = Duration::from_secs(2);
+const LEADER: Duration = Duration::from_secs(30);
 /// How soon a dead connection without traffic is noticed: at most the sum of both.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_ANSWER: Duration = Duration::from_secs(5);
@@ -75,7 +80,7 @@ impl Interceptor for Carry {
     }
 }
 
-type Line = InterceptedService<Channel, Carry>;
+type Line = InterceptedService<Switch, Carry>;
 
 /// A controller at the other end of a connection. Clones share it.
 #[derive(Clone, Debug)]
@@ -85,6 +90,7 @@ pub struct Client {
     client: ClientClient<Line>,
     enrolment: EnrolmentClient<Line>,
     admin: AdminClient<Line>,
+    several: usize,
 }
 
 impl Client {
@@ -96,54 +102,117 @@ impl Client {
         Client::connect_with(url, Credentials::default()).await
     }
 
-    /// Connects to `url`: `https://HOST:PORT`, or `http://` and a loopback address.
+    /// Connects to `url`: `https://HOST:PORT`, or `http://` and a loopback address; or to whichever leads of several such,
+    /// separated by commas. With several, calls move on to the next one by themselves when one is lost or stands by.
     ///
     /// # Errors
     /// [`ApiError::Invalid`] when `url` is none, or is not protected; [`ApiError::Denied`] when the two sides do not believe each
-    /// other; [`ApiError::Unavailable`] when nobody answers there within 10 s.
+    /// other; [`ApiError::Unavailable`] when nobody answers there within 10 s, or none of several leads within 30 s.
     pub async fn connect_with(url: &str, credentials: Credentials) -> Result<Client, ApiError> {
-        let wrong = |why: String| ApiError::Invalid(format!("controller address {url:?}: {why}; write https://HOST:PORT"));
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| wrong(e.to_string()))?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_ANSWER)
-            .keep_alive_while_idle(true)
-            .http2_max_header_list_size(MAX_HEADERS);
-        let uri = endpoint.uri().clone();
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let channel = match uri.scheme_str() {
-            Some("http") if !is_loopback(host) => {
-                return Err(wrong("without TLS only this machine is spoken to (127.0.0.1, localhost)".to_owned()));
+        let addresses: Vec<&str> = url.split(',').map(str::trim).filter(|address| !address.is_empty()).collect();
+        let &[address] = addresses.as_slice() else {
+            let mut channels = Vec::new();
+            for address in addresses {
+                channels.push(channel(address, &credentials, Wait::Later).await?);
             }
-            Some("http") => endpoint.connect().await,
-            Some("https") => {
-                let tls = credentials
-                    .tls
-                    .ok_or_else(|| wrong("nobody said which authority to believe (a CA file, or a token that names it)".to_owned()))?;
-                let connector = tls.connector(host, uri.port_u16().unwrap_or(DEFAULT_PORT))?;
-                endpoint.connect_with_connector(connector).await
+            if channels.is_empty() {
+                return Err(wrong(url, "it is empty".to_owned()));
             }
-            Some(other) => return Err(wrong(format!("the scheme {other} is not supported"))),
-            None => return Err(wrong("it has no scheme".to_owned())),
+            let client = Client::over(Switch::new(channels), header(&credentials)?);
+            client.find_leader(url).await?;
+            return Ok(client);
         };
-        let channel = channel.map_err(|error| failure(url, &error))?;
-        let header = credentials.bearer.map(|bearer| MetadataValue::try_from(format!("Bearer {}", bearer.0)));
-        let mut header =
-            header.transpose().map_err(|_| ApiError::Invalid("the token is not one: it has characters that no token has".to_owned()))?;
-        if let Some(value) = &mut header {
-            value.set_sensitive(true);
-        }
-        let line = InterceptedService::new(channel, Carry(header));
-        Ok(Client {
+        let channel = channel(address, &credentials, Wait::Now).await?;
+        Ok(Client::over(Switch::new(vec![channel]), header(&credentials)?))
+    }
+
+    fn over(switch: Switch, header: Option<MetadataValue<Ascii>>) -> Client {
+        let several = switch.len();
+        let line = InterceptedService::new(switch, Carry(header));
+        Client {
             agent: AgentClient::new(line.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
             blobs: BlobsClient::new(line.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
             enrolment: EnrolmentClient::new(line.clone()),
             admin: AdminClient::new(line.clone()),
             client: ClientClient::new(line).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
-        })
+            several,
+        }
     }
+
+    /// Asks one after the other something that only a leader answers.
+    async fn find_leader(&self, url: &str) -> Result<(), ApiError> {
+        let looking = async {
+            let mut asked = 0;
+            loop {
+                let asking = tokio::time::timeout(PROBE, self.agents());
+                match asking.await.unwrap_or_else(|_late| Err(ApiError::Unavailable("no answer".to_owned()))) {
+                    Err(ApiError::Unavailable(_)) => {}
+                    // A refusal is an answer too: what was asked for is not the caller's to see.
+                    _ => return,
+                }
+                asked += 1;
+                if asked % self.several == 0 {
+                    tokio::time::sleep(PROBE / 4).await;
+                }
+            }
+        };
+        let none = |_late| ApiError::Unavailable(format!("{url}: none of these leads"));
+        tokio::time::timeout(LEADER, looking).await.map_err(none)
+    }
+}
+
+fn wrong(url: &str, why: String) -> ApiError {
+    ApiError::Invalid(format!("controller address {url:?}: {why}; write https://HOST:PORT"))
+}
+
+/// When a connection is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Now,
+    Later,
+}
+
+/// The token as it goes with every call.
+fn header(credentials: &Credentials) -> Result<Option<MetadataValue<Ascii>>, ApiError> {
+    let header = credentials.bearer.as_ref().map(|bearer| MetadataValue::try_from(format!("Bearer {}", bearer.0)));
+    let mut header =
+        header.transpose().map_err(|_| ApiError::Invalid("the token is not one: it has characters that no token has".to_owned()))?;
+    if let Some(value) = &mut header {
+        value.set_sensitive(true);
+    }
+    Ok(header)
+}
+
+async fn channel(url: &str, credentials: &Credentials, wait: Wait) -> Result<Channel, ApiError> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| wrong(url, e.to_string()))?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWER)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(MAX_HEADERS);
+    let uri = endpoint.uri().clone();
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let channel = match (uri.scheme_str(), wait) {
+        (Some("http"), _) if !is_loopback(host) => {
+            return Err(wrong(url, "without TLS only this machine is spoken to (127.0.0.1, localhost)".to_owned()));
+        }
+        (Some("http"), Wait::Now) => endpoint.connect().await,
+        (Some("http"), Wait::Later) => Ok(endpoint.connect_lazy()),
+        (Some("https"), wait) => {
+            let unknown = || wrong(url, "nobody said which authority to believe (a CA file, or a token that names it)".to_owned());
+            let tls = credentials.tls.clone().ok_or_else(unknown)?;
+            let connector = tls.connector(host, uri.port_u16().unwrap_or(DEFAULT_PORT))?;
+            match wait {
+                Wait::Now => endpoint.connect_with_connector(connector).await,
+                Wait::Later => Ok(endpoint.connect_with_connector_lazy(connector)),
+            }
+        }
+        (Some(other), _) => return Err(wrong(url, format!("the scheme {other} is not supported"))),
+        (None, _) => return Err(wrong(url, "it has no scheme".to_owned())),
+    };
+    channel.map_err(|error| failure(url, &error))
 }
 
 /// Whether a host is this machine for sure.

@@ -13,7 +13,7 @@ use crate::quantity;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Controller")]
 pub(crate) struct Reach {
-    /// The controller: https://HOST:PORT, or http:// and a loopback address [env: CAISSON_CONTROLLER]
+    /// The controller: https://HOST:PORT, or http:// and a loopback address; several, separated by commas, of which one leads [env: CAISSON_CONTROLLER]
     #[arg(long, value_name = "URL")]
     pub(crate) controller: Option<String>,
     /// Certificate of the controller's authority [env: CAISSON_CA] [default: the one that the token names]
@@ -60,6 +60,13 @@ pub(crate) struct Controller {
     /// Address for webhooks of forges, such as 127.0.0.1:7719 [default: none]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) hooks_listen: Option<SocketAddr>,
+    /// PostgreSQL database for the journal: postgres://USER@HOST/DATABASE. Several controllers may share one; give each a state
+    /// directory of its own [default: SQLite in the state directory] [env: CAISSON_STORE]
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Folder for source trees and other blobs; one that several controllers see [default: in the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) blobs: Option<PathBuf>,
     /// Policy file [default: your own, else the built-in one]
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,

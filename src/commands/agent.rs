@@ -22,6 +22,9 @@ use crate::sandboxing;
 /// Sandboxes kept ready.
 const WARM: usize = 2;
 
+/// How long after a controller could not be reached it is tried again.
+const RECONNECT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The agent's certificate is renewed no more.
 #[derive(Debug, thiserror::Error)]
 #[error("the agent cannot go on")]
@@ -115,7 +118,19 @@ async fn serve(place: Place, launcher: Launcher, setup: AgentSetup) -> Result<Ex
         credentials.tls = Some(tls);
         renewing = Some((directory, identity, used));
     }
-    let client = Client::connect_with(&url, credentials).await.map_err(failed)?;
+    let client = loop {
+        match Client::connect_with(&url, credentials.clone()).await {
+            // It may be started after its agents, or away for an upgrade.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "controller cannot be reached; it is tried again");
+                tokio::select! {
+                    () = tokio::time::sleep(RECONNECT) => {}
+                    () = interrupts.next() => return Ok(Exit::CANCELLED),
+                }
+            }
+            other => break other.map_err(failed)?,
+        }
+    };
     let mut renewal = std::pin::pin!({
         let client = client.clone();
         async move {

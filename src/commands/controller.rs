@@ -8,6 +8,8 @@ use caisson_controller::listen::{ListenError, Listener};
 use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
 use caisson_controller::secrets::given::Given;
+use caisson_controller::service::{self, Service};
+use caisson_controller::store::Place;
 use caisson_model::outcome::Fault;
 use caisson_model::secret::SecretValue;
 
@@ -85,7 +87,16 @@ async fn serve(
 ) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
     let listener = bind(settled, arguments.plain, directory(&state.controller)).await?;
-    let service = embedded::controller(state.controller.clone(), mirror, rules, Secrets::new(vec![Box::new(Given::new(secrets))])).await?;
+    let options = service::Options {
+        rules,
+        secrets: Secrets::new(vec![Box::new(Given::new(secrets))]),
+        mirror: Some(mirror),
+        address: listener.url(),
+        blobs: settled.blobs.clone(),
+        ..service::Options::new(state.controller.clone())
+    };
+    let store = settled.store.clone().map_or(options.store.clone(), Place::Postgres);
+    let service = Service::open(service::Options { store, ..options }).await.map_err(embedded::NoController::from)?;
     // The one line on standard output, for whoever starts it from a script.
     let printed = report::print(&format!("{}\n", listener.url()));
     if printed != Exit::PASSED {

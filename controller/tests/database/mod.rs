@@ -50,7 +50,8 @@ fn start() -> Option<Server> {
         return None;
     };
     let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap().keep();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    // The socket in there is for everybody, also for a controller that has given up its privileges.
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         chown(&directory, Some(NOBODY), Some(NOBODY)).unwrap();
     }
