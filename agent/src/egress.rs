@@ -210,4 +210,6 @@ fn entry(border: &Border, refusal: &refusal::Refusal) -> EgressEntry {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -54,3 +54,6 @@ pub mod trees;
 pub mod view;
 pub mod way;
 pub mod workspace;
+
+#[cfg(test)]
+mod hostile_bytes;
