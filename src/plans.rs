@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use caisson_controller::mirror::Mirror;
+use caisson_controller::planning;
 use caisson_controller::policy::{self, Rules};
 use caisson_model::diagnostic::Diagnostic;
 use caisson_model::outcome::Fault;
@@ -39,7 +40,7 @@ pub(crate) fn admit(
 ) -> Result<Vec<Plan>, Refused> {
     let (mut plans, mut count, mut findings) = (Vec::new(), 0, Vec::new());
     for submission in submissions {
-        let planned = policy::planned(submission, rules, mirror);
+        let planned = planning::planned(submission, rules, mirror);
         let admitted = planned.and_then(|plan| {
             let asked = plan.all_jobs().into_iter().flat_map(|(_, job)| &job.steps).flat_map(|step| step.grant.secrets.clone()).collect();
             policy::admit(plan, rules, known.unwrap_or(&asked))

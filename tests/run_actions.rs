@@ -325,3 +325,46 @@ jobs:
     assert!(place.caisson(&["actions", "remove", "acme/tool@v1"]).status().unwrap().success());
     place.run(&[]).expect(2);
 }
+
+#[test]
+fn a_root_step_changes_the_jobs_system_and_never_the_hosts() {
+    if !needs(nix::unistd::geteuid().is_root(), "only an agent with root lets steps change system directories") {
+        return;
+    }
+    let place = Place::with(
+        r#"
+on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - name: Root
+        run: |
+          sudo -E NAME=value sh -c 'echo "as $(id -u) with $NAME"'
+          sudo touch /etc/caisson-marker /usr/bin/caisson-marker
+          test -s /var/lib/dpkg/status && echo "database seen"
+          echo made > ~/made
+          sudo -u runner id -u
+      - name: User
+        run: |
+          ls /etc/caisson-marker /usr/bin/caisson-marker
+          echo more >> ~/made && id -u
+          sudo true || echo refused
+          touch /usr/bin/other 2>/dev/null || echo "not for a user"
+"#,
+    );
+    fs::write(place.path().join("policy.toml"), "[[step]]\nstep = \"Root\"\nroot = true\n").unwrap();
+    let run = place.run(&["--policy", "../policy.toml"]);
+    run.expect(0);
+    let log = run.log("test");
+    for line in ["as 0 with value", "1000", "refused", "not for a user", "/usr/bin/caisson-marker"] {
+        assert!(log.lines().any(|other| other == line), "{line} is not in {log}");
+    }
+    let dpkg = std::path::Path::new("/var/lib/dpkg/status").exists();
+    assert_eq!(log.lines().any(|line| line == "database seen"), dpkg, "{log}");
+    assert!(!std::path::Path::new("/etc/caisson-marker").exists() && !std::path::Path::new("/usr/bin/caisson-marker").exists());
+    // The control: without the policy the same step is an ordinary user.
+    let run = place.run(&[]);
+    run.expect(1);
+    assert!(run.log("test").contains("this step is an ordinary user"), "{}", run.told());
+}

@@ -1,6 +1,6 @@
 //! The actions that caisson has built in. Each is a sequence of programs in sandboxes of the job; none runs anything outside.
 
-use crate::actions::bench::{Bench, Inputs};
+use crate::actions::bench::{Bench, Inputs, Later};
 use crate::program::Halt;
 
 pub mod bench;
@@ -8,7 +8,6 @@ pub mod cache;
 pub mod checkout;
 pub mod download_artifact;
 pub mod interpreters;
-pub mod later;
 pub mod nodes;
 pub mod package_cache;
 pub mod paths;
@@ -34,5 +33,19 @@ pub async fn run(name: &str, inputs: &Inputs, bench: &mut impl Bench) -> Result<
         "actions/upload-artifact" => upload_artifact::run(inputs, bench).await,
         "actions/download-artifact" => download_artifact::run(inputs, bench).await,
         _ => Err(Halt::invalid(format!("this agent has no action '{name}'; it is older than its controller, update it"))),
+    }
+}
+
+/// Does what an action put off.
+///
+/// # Errors
+/// The [`Halt`] with which the step ends.
+pub async fn run_later(later: &Later, bench: &mut impl Bench) -> Result<(), Halt> {
+    match later {
+        Later::SaveCache(saving) => cache::save_quietly(saving, bench).await,
+        Later::Say(line) => {
+            bench.say(line).await;
+            Ok(())
+        }
     }
 }

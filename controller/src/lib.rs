@@ -20,6 +20,7 @@ pub mod identity;
 pub mod listen;
 pub mod logs;
 pub mod mirror;
+pub mod planning;
 pub mod policy;
 mod records;
 pub mod secrets;

@@ -8,6 +8,7 @@
 //! package index, and loses the secrets that its job or workflow put into every step's environment: what it runs is
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not.
 
+mod apt;
 mod debian;
 pub mod group;
 pub mod install;
@@ -21,11 +22,9 @@ use std::collections::BTreeSet;
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::JobKey;
 use caisson_model::policy::{self as model, Destination, Egress, Grant, Identity, Preset};
-use caisson_model::run::Submission;
 use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
 
-use crate::mirror::{Mirror, References};
 use crate::policy::debian::Debian;
 use crate::policy::group::Group;
 use crate::policy::install::Reading;
@@ -35,23 +34,6 @@ use crate::policy::rules::{StepRule, StepSubject};
 
 /// Actions that need the package index themselves: a Python without pip gets it from there.
 const INSTALLING_ACTIONS: [&str; 2] = ["actions/setup-python", "astral-sh/setup-uv"];
-
-/// Plans a submission with what it may refer to, and admits the plan. `known` are the names of the secrets that can be opened.
-///
-/// # Errors
-/// All findings, warnings among them, when at least one is an error.
-pub fn plan(submission: &Submission, rules: &Rules, mirror: &Mirror, known: &BTreeSet<String>) -> Result<Plan, Vec<Diagnostic>> {
-    admit(planned(submission, rules, mirror)?, rules, known)
-}
-
-/// The plan alone, with closed grants.
-///
-/// # Errors
-/// As [`plan`].
-pub fn planned(submission: &Submission, rules: &Rules, mirror: &Mirror) -> Result<Plan, Vec<Diagnostic>> {
-    let references = References { files: &submission.files, mirror, rules };
-    caisson_workflow::plan_with(&submission.text, &submission.file, submission, &rules.workflow_limits(), &references)
-}
 
 /// Writes every step's grant, or refuses the plan. `known` are the names of the secrets that can be opened.
 ///

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use caisson_controller::mirror::References;
+use caisson_controller::planning::References;
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use caisson_controller::mirror::References;
+use caisson_controller::planning::References;
 use caisson_controller::policy;
 use caisson_model::diagnostic::{Diagnostic, Severity};
 use caisson_model::id::JobKey;

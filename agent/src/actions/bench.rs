@@ -8,10 +8,9 @@ use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::Digest;
 use caisson_model::outcome::AnnotationLevel;
 
-use crate::actions::later::Later;
 use crate::host::HostRules;
+use crate::kept::Blob;
 use crate::program::{Exit, Halt, Program};
-use crate::step::Blob;
 use crate::trees::{Seedling, Tree};
 
 /// What a step lends to the action that it runs.
@@ -91,6 +90,24 @@ pub trait Bench: Send {
 
     /// Saves a cache entry, unless there is one of its key.
     fn save_cache(&mut self, key: &str, version: &str, blob: Blob) -> impl Future<Output = Result<Saved, Halt>> + Send;
+}
+
+/// Something that was put off.
+#[derive(Clone, Debug)]
+pub enum Later {
+    /// A cache is saved.
+    SaveCache(Saving),
+    /// Nothing but a line in the log.
+    Say(String),
+}
+
+/// What is to be saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saving {
+    /// The lines of `path`.
+    pub paths: Vec<String>,
+    /// The key.
+    pub key: String,
 }
 
 /// The evaluated `with:` of a step; keys in lower case.

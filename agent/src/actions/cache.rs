@@ -5,26 +5,16 @@ use caisson_model::cache::{self, CacheEntry, CacheQuery, MOST_KEYS, Saved};
 use caisson_model::outcome::{AnnotationLevel, Bytes};
 use sha2::{Digest as _, Sha256};
 
-use crate::actions::bench::{Bench, Inputs};
-use crate::actions::later::Later;
+use crate::actions::bench::{Bench, Inputs, Later, Saving};
 use crate::actions::paths::{self, Kind, Paths};
 use crate::contexts::TOOL_CACHE;
+use crate::kept::TREE;
 use crate::program::{Halt, Program, Sink};
-use crate::step::TREE;
 use crate::trees::Tree;
 use crate::view;
 
 /// The most bytes of one entry.
 const LARGEST: u64 = 10 << 30;
-
-/// What is to be saved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saving {
-    /// The lines of `path`.
-    pub paths: Vec<String>,
-    /// The key.
-    pub key: String,
-}
 
 /// How a restore ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

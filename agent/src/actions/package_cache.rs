@@ -2,9 +2,8 @@
 
 use caisson_model::outcome::AnnotationLevel;
 
-use crate::actions::bench::Bench;
-use crate::actions::cache::{self, Restored, Saving};
-use crate::actions::later::Later;
+use crate::actions::bench::{Bench, Later, Saving};
+use crate::actions::cache::{self, Restored};
 use crate::program::Halt;
 
 /// What is cached, and by what it is known.

@@ -126,8 +126,8 @@ impl Line {
 /// `f` it lists files and what links lead to.
 pub fn list(roots: &[String], kind: Kind, cwd: &str) -> Program {
     let script = match kind {
-        Kind::Files => "for p; do [ ! -e \"$p\" ] || find -L \"$p\" -type f -print0 || exit; done 2>/dev/null; true",
-        Kind::Everything => "for p; do if [ -e \"$p\" ] || [ -L \"$p\" ]; then find \"$p\" -print0 || exit; fi; done 2>/dev/null; true",
+        Kind::Files => "for p; do [ ! -e \"$p\" ] || find -L \"$p\" -type f -print0 || :; done 2>/dev/null; true",
+        Kind::Everything => "for p; do if [ -e \"$p\" ] || [ -L \"$p\" ]; then find \"$p\" -print0 || :; fi; done 2>/dev/null; true",
     };
     let mut args = vec!["-c", script, "list"];
     args.extend(roots.iter().map(String::as_str));

@@ -17,23 +17,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio_stream::StreamExt;
 
-use crate::actions::bench::Bench;
-use crate::actions::later::Later;
+use crate::actions::bench::{Bench, Later};
 use crate::apt;
 use crate::attempt::Attempt;
 use crate::contexts::{SCRIPTS, STEP_FILES};
 use crate::environment;
 use crate::hash_files::{self, Patterns};
 use crate::host::HostRules;
+use crate::kept::{Blob, Layer};
 use crate::lower::{self, Request, Watch};
 use crate::output::Output;
+use crate::post::{Post, PostWork};
 use crate::program::{Exit, Halt, Input, Powers, Program, Sink};
 use crate::retry;
 use crate::secrets::StepSecrets;
 use crate::step::exit;
-use crate::step::keep::{self, Blob, Growing, Layer};
+use crate::step::growing::{self, Growing};
 use crate::step::launch::{self, Stdin, TimeLimit};
-use crate::step::post::{Post, PostWork};
 use crate::stop::Stop;
 use crate::trees::{Seedling, Tree};
 use crate::view::{self, System};
@@ -540,24 +540,24 @@ impl<A: AgentApi> Bench for Course<'_, A> {
         let (digest, bytes) = (blob.digest, blob.bytes);
         let artifact = Artifact { name: name.to_owned(), job: hold.attempt.job, digest, bytes, files, at: crate::clock::now() };
         let kept = retry::until_answered(&self.attempt.orders, || self.attempt.api.keep_artifact(hold, artifact.clone(), clash)).await;
-        kept.map_err(|error| keep::refused("the artifact could not be kept", &error))
+        kept.map_err(|error| growing::refused("the artifact could not be kept", &error))
     }
 
     async fn artifacts(&mut self) -> Result<Vec<Artifact>, Halt> {
         let listed = retry::until_answered(&self.attempt.orders, || self.attempt.api.list_artifacts(self.attempt.hold)).await;
-        listed.map_err(|error| keep::refused("the artifacts could not be listed", &error))
+        listed.map_err(|error| growing::refused("the artifacts could not be listed", &error))
     }
 
     async fn find_cache(&mut self, query: CacheQuery) -> Result<Option<CacheEntry>, Halt> {
         let found = retry::until_answered(&self.attempt.orders, || self.attempt.api.find_cache(self.attempt.hold, query.clone())).await;
-        found.map_err(|error| keep::refused("the cache could not be asked", &error))
+        found.map_err(|error| growing::refused("the cache could not be asked", &error))
     }
 
     async fn save_cache(&mut self, key: &str, version: &str, blob: Blob) -> Result<Saved, Halt> {
         let (key, version) = (key.to_owned(), version.to_owned());
         let entry = CacheEntry { key, version, digest: blob.digest, bytes: blob.bytes, at: crate::clock::now() };
         let saved = retry::until_answered(&self.attempt.orders, || self.attempt.api.save_cache(self.attempt.hold, entry.clone())).await;
-        saved.map_err(|error| keep::refused("the cache could not be saved", &error))
+        saved.map_err(|error| growing::refused("the cache could not be saved", &error))
     }
 }
 

@@ -1,95 +1,28 @@
 //! What a step keeps for others and finds of theirs: blobs that programs print, trees that programs write, layers over the job's
 //! directories.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::path::PathBuf;
+use std::io::{Read, Seek};
 use std::sync::Arc;
 
 use caisson_model::id::Digest;
 use caisson_model::outcome::Fault;
 use caisson_proto::api::{AgentApi, ApiError};
-use caisson_sandbox::spec::{Mount, Upper};
 use futures_util::stream;
-use sha2::{Digest as _, Sha256};
 
+use crate::kept::{Blob, Layer, TREE};
 use crate::program::{Halt, Input, Program, Sink};
 use crate::retry;
 use crate::step::course::Course;
+use crate::step::growing::{Growing, refused};
 use crate::trees::{Seedling, Tree};
 
-/// Where a tree appears while programs write or read it.
-pub const TREE: &str = "/caisson/tree";
 /// What is sent at once of a blob.
 const PIECE: usize = 64 << 10;
 /// The most layers of a job: each is a mount in every later step.
 const MOST_LAYERS: usize = 32;
 
-/// A blob that the controller has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blob {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its bytes.
-    pub bytes: u64,
-}
-
-/// A directory of the job that shows a tree, with the job's changes on top.
-#[derive(Clone, Debug)]
-pub struct Layer {
-    /// Where it appears.
-    pub target: String,
-    /// The directory in the tree.
-    pub below: String,
-    /// The tree.
-    pub tree: Tree,
-    /// Where changes go.
-    pub upper: PathBuf,
-}
-
-impl Layer {
-    /// The mount.
-    pub fn mount(&self) -> Mount {
-        let lower = self.tree.path().join(self.below.trim_start_matches('/'));
-        let (upper, owner) = (Upper::Directory(self.upper.clone()), Some(self.tree.owner()));
-        Mount::Overlay { lower: vec![lower], upper, target: PathBuf::from(&self.target), owner }
-    }
-}
-
-/// A file that grows while its digest is taken; without a name on the disk.
-pub(super) struct Growing {
-    file: File,
-    hash: Sha256,
-    bytes: u64,
-}
-
-impl Growing {
-    pub(super) fn new(directory: &std::path::Path) -> std::io::Result<Growing> {
-        Ok(Growing { file: tempfile::tempfile_in(directory)?, hash: Sha256::new(), bytes: 0 })
-    }
-
-    pub(super) fn take(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes)
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn blob(&self) -> Blob {
-        Blob { digest: Digest(self.hash.clone().finalize().into()), bytes: self.bytes }
-    }
-}
-
 fn disk(act: &str, error: &dyn std::fmt::Display) -> Halt {
     Halt::faulted(format!("{act}: {error}"), Fault::Environment)
-}
-
-/// What a failed call means for its step.
-pub(super) fn refused(act: &str, error: &ApiError) -> Halt {
-    Halt::faulted(format!("{act}: {error}"), error.fault())
 }
 
 impl<A: AgentApi> Course<'_, A> {
@@ -119,7 +52,7 @@ impl<A: AgentApi> Course<'_, A> {
         if missing.is_empty() {
             return Ok(blob);
         }
-        let file = grown.file;
+        let file = grown.into_file();
         let sent = retry::until_answered(&self.attempt.orders, || {
             let api = Arc::clone(&api);
             let file = file.try_clone();

@@ -15,28 +15,18 @@ use crate::actions::nodes;
 use crate::attempt::Attempt;
 use crate::contexts::StepContexts;
 use crate::environment;
+use crate::post::{NodeProgram, Post, PostWork};
 use crate::program::{Halt, Input, Powers, Program, Sink};
 use crate::step::course::{self, Course};
-use crate::step::post::{Post, PostWork};
-use crate::step::{Body, begin, composite, conclude, environment_of, finish, perform, result, time_limit};
-
-/// A program of an action with what it is told.
-#[derive(Clone, Debug)]
-pub struct NodeProgram {
-    /// Its path inside.
-    pub path: String,
-    /// Its inputs, as variables.
-    pub env: Vec<(String, String)>,
-    /// Whose state it reads: the place of the step in the job.
-    pub place: Vec<u32>,
-}
+use crate::step::inputs::{head, inputs, place};
+use crate::step::settle::{Body, Ended, begin, conclude, environment_of, evaluate, finish, result, time_limit};
 
 /// Runs an action's program, and puts off what it wants to run at the end of the job.
 pub(super) async fn run<A: AgentApi>(course: &mut Course<'_, A>, contexts: &StepContexts, action: &NodeAction) -> Result<Body, Halt> {
-    let inputs = composite::inputs(course, contexts, &action.with, &action.inputs).await?;
-    perform::head(course, &action.uses, &inputs).await;
-    let directory = composite::place(course, &action.place).await?;
-    let mut env = variables(&inputs);
+    let given = inputs(course, contexts, &action.with, &action.inputs).await?;
+    head(course, &action.uses, &given).await;
+    let directory = place(course, &action.place).await?;
+    let mut env = variables(&given);
     env.push(("GITHUB_ACTION_REPOSITORY".to_owned(), action.uses.split('@').next().unwrap_or_default().to_owned()));
     let program = |name: &str| NodeProgram { path: format!("{directory}/{name}"), env: env.clone(), place: course.place.clone() };
     let (main, post) = (program(&action.main), action.post.as_ref().map(|hook| (hook.clone(), program(&hook.program))));
@@ -51,7 +41,7 @@ pub(super) async fn run<A: AgentApi>(course: &mut Course<'_, A>, contexts: &Step
         };
         course.attempt.posts.push(post);
     }
-    main.run(course).await
+    execute(&main, course).await
 }
 
 /// Inputs as the action's toolkit looks for them.
@@ -59,35 +49,33 @@ fn variables(inputs: &[(String, String)]) -> Vec<(String, String)> {
     inputs.iter().map(|(name, value)| (format!("INPUT_{}", name.replace(' ', "_").to_uppercase()), value.clone())).collect()
 }
 
-impl NodeProgram {
-    /// Runs it.
-    pub(super) async fn run<A: AgentApi>(&self, course: &mut Course<'_, A>) -> Result<Body, Halt> {
-        let node = nodes::usual(&course.attempt.host.interpreters)
-            .ok_or_else(|| Halt::invalid("this machine has no node, which JavaScript actions run with; install it (on Debian: nodejs)"))?;
-        if let Some(prefix) = node.prefix.clone() {
-            course.show_path(prefix);
-        }
-        let mut env = self.env.clone();
-        let state = course.attempt.states.get(&self.place).cloned().unwrap_or_default();
-        env.extend(state.into_iter().map(|(name, value)| (format!("STATE_{name}"), value)));
-        let program = Program {
-            program: node.program.display().to_string(),
-            args: vec![self.path.clone()],
-            env,
-            cwd: course.attempt.contexts.workspace.clone(),
-            stdin: Input::Nothing,
-            files: vec![(course::script_path("event.json"), course.attempt.contexts.event())],
-            mounts: Vec::new(),
-            powers: Powers::Granted,
-            sink: Sink::Log,
-        };
-        Ok(Body::Exited(course.execute_with_toolkit(program).await?.code))
+/// Runs one program.
+pub(super) async fn execute<A: AgentApi>(this: &NodeProgram, course: &mut Course<'_, A>) -> Result<Body, Halt> {
+    let node = nodes::usual(&course.attempt.host.interpreters)
+        .ok_or_else(|| Halt::invalid("this machine has no node, which JavaScript actions run with; install it (on Debian: nodejs)"))?;
+    if let Some(prefix) = node.prefix.clone() {
+        course.show_path(prefix);
     }
+    let mut env = this.env.clone();
+    let state = course.attempt.states.get(&this.place).cloned().unwrap_or_default();
+    env.extend(state.into_iter().map(|(name, value)| (format!("STATE_{name}"), value)));
+    let program = Program {
+        program: node.program.display().to_string(),
+        args: vec![this.path.clone()],
+        env,
+        cwd: course.attempt.contexts.workspace.clone(),
+        stdin: Input::Nothing,
+        files: vec![(course::script_path("event.json"), course.attempt.contexts.event())],
+        mounts: Vec::new(),
+        powers: Powers::Granted,
+        sink: Sink::Log,
+    };
+    Ok(Body::Exited(course.execute_with_toolkit(program).await?.code))
 }
 
 /// Runs what the mirrored action of a step wants to run before the job's first step, as step `index`. `false` when it has nothing
 /// of the kind. A step's secrets are opened when it runs itself, so that its inputs hold none here.
-pub async fn pre<A: AgentApi>(attempt: &mut Attempt<A>, step: &StepSpec, index: StepIndex) -> Option<super::Ended> {
+pub async fn pre<A: AgentApi>(attempt: &mut Attempt<A>, step: &StepSpec, index: StepIndex) -> Option<Ended> {
     let Action::Node(action) = &step.action else { return None };
     let (ActionPlace::Mirror { .. }, Some(hook)) = (&action.place, &action.pre) else { return None };
     let spec = StepSpec {
@@ -124,14 +112,14 @@ async fn prepare<A: AgentApi>(
 ) -> Result<Body, Halt> {
     course.env = environment_of(course, contexts).await?;
     let condition = hook.condition.0.clone();
-    let holds =
-        super::evaluate(course, contexts, "pre-if", &condition, |context| caisson_expr::Condition::parse(&condition)?.evaluate(context));
+    let holds = evaluate(course, contexts, "pre-if", &condition, |context| caisson_expr::Condition::parse(&condition)?.evaluate(context));
     if !holds.await? {
         return Ok(Body::Skipped);
     }
-    let inputs = composite::inputs(course, contexts, &action.with, &action.inputs).await?;
-    perform::head(course, &action.uses, &inputs).await;
-    let directory = composite::place(course, &action.place).await?;
+    let given = inputs(course, contexts, &action.with, &action.inputs).await?;
+    head(course, &action.uses, &given).await;
+    let directory = place(course, &action.place).await?;
     let path = PathBuf::from(directory).join(&hook.program).display().to_string();
-    NodeProgram { path, env: variables(&inputs), place: course.place.clone() }.run(course).await
+    let program = NodeProgram { path, env: variables(&given), place: course.place.clone() };
+    execute(&program, course).await
 }

@@ -8,43 +8,16 @@ use caisson_model::outcome::{Outcome, StepResult};
 use caisson_model::policy::Grant;
 use caisson_model::step::StepSpec;
 use caisson_proto::api::AgentApi;
-use indexmap::IndexMap;
 
 use crate::actions;
-use crate::actions::later::Later;
 use crate::attempt::Attempt;
 use crate::contexts::{self, Hashes, StepContexts};
 use crate::environment;
+use crate::post::{Post, PostWork};
 use crate::program::Halt;
 use crate::step::course::Course;
-use crate::step::node::NodeProgram;
-use crate::step::{Body, Ended, begin, conclude, finish, result, time_limit};
-
-/// Something that is to run after the job's last step.
-#[derive(Clone, Debug)]
-pub struct Post {
-    /// The step whose action asks for it.
-    pub step: StepSpec,
-    /// The name of the step that it becomes.
-    pub name: String,
-    /// When it runs.
-    pub condition: String,
-    /// The environment that the step had.
-    pub env: IndexMap<String, String>,
-    /// The contexts that the action's own expressions see, where it is inside of another.
-    pub scope: Option<contexts::Scoped>,
-    /// What it does.
-    pub work: PostWork,
-}
-
-/// What a post step does.
-#[derive(Clone, Debug)]
-pub enum PostWork {
-    /// Something that a built-in action put off.
-    BuiltIn(Later),
-    /// A program of a JavaScript action.
-    Node(NodeProgram),
-}
+use crate::step::node;
+use crate::step::settle::{Body, Ended, begin, conclude, finish, result, time_limit};
 
 /// Runs it as step `index`, unless its condition is false; then nothing is told of it.
 pub async fn run<A: AgentApi>(attempt: &mut Attempt<A>, post: Post, index: StepIndex, status: Status) -> Ended {
@@ -94,7 +67,7 @@ async fn work<A: AgentApi>(course: &mut Course<'_, A>, post: &Post) -> Result<Bo
     // Later steps may have added to it.
     course.env.insert("PATH".to_owned(), contexts::search_path(&course.attempt.inherited.path));
     match &post.work {
-        PostWork::BuiltIn(later) => actions::later::run(later, course).await.map(|()| Body::Exited(0)),
-        PostWork::Node(program) => program.run(course).await,
+        PostWork::BuiltIn(later) => actions::run_later(later, course).await.map(|()| Body::Exited(0)),
+        PostWork::Node(program) => node::execute(program, course).await,
     }
 }

@@ -1,6 +1,6 @@
 //! Whether a script does nothing but install Python packages. In doubt it does more.
 
-use crate::policy::debian;
+use crate::policy::apt;
 use crate::policy::shell::{self, Command, Word};
 
 /// What a script is.
@@ -63,7 +63,7 @@ fn judge(script: &str, shell: Option<&str>) -> Result<bool, String> {
     let mut installs = false;
     for command in shell::commands(script)? {
         // What installs Debian packages is granted by itself.
-        installs |= !debian::is_apt(&command) && matches!(meaning(&command)?, Meaning::Installs);
+        installs |= !apt::is_apt(&command) && matches!(meaning(&command)?, Meaning::Installs);
     }
     Ok(installs)
 }

@@ -9,7 +9,8 @@ use caisson_workflow::{Plan, exclusion};
 use crate::core::event::{Answer, Event};
 use crate::core::terms::{Terms, Turn};
 use crate::mirror::Mirror;
-use crate::policy::{self, Rules};
+use crate::planning;
+use crate::policy::Rules;
 use crate::service::keeping::blocking;
 use crate::service::{Service, confused};
 
@@ -25,7 +26,7 @@ impl Service {
         let mirror = self.inner.mirror.clone();
         let mirror = blocking(move || mirror.map_or_else(|| Ok(Mirror::default()), |folder| Mirror::read(&folder))).await?;
         let planning = move || -> Result<_, Vec<Diagnostic>> {
-            let plan = policy::plan(&submission, &rules, &mirror, &known)?;
+            let plan = planning::plan(&submission, &rules, &mirror, &known)?;
             let terms = settle(terms, submission, &plan, &rules).map_err(|finding| vec![finding])?;
             Ok((plan, terms))
         };
