@@ -181,7 +181,7 @@ const KEYS: [&str; 13] = [
     "token_file",
 ];
 
-const VARIABLES: [&str; 15] = [
+const VARIABLES: [&str; 16] = [
     "CAISSON_ALLOW_MISSING",
     "CAISSON_CA",
     "CAISSON_CONTROLLER",
@@ -195,6 +195,7 @@ const VARIABLES: [&str; 15] = [
     "CAISSON_RO_PATHS",
     "CAISSON_SLOTS",
     "CAISSON_STATE_DIR",
+    "CAISSON_STORE",
     "CAISSON_TOKEN",
     "CAISSON_TOKEN_FILE",
 ];

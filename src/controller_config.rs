@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caisson_controller::identity::registry::LIFETIME;
+use caisson_controller::triggers::settings::{Forge, Repository};
 use caisson_model::outcome::Fault;
 use caisson_proto::client::DEFAULT_PORT;
 use serde::Deserialize;
@@ -15,12 +16,14 @@ use crate::quantity;
 use crate::report::Explained;
 
 /// Everything settled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settled {
     /// Where agents and clients connect.
     pub(crate) listen: SocketAddr,
     /// Names for the certificate beside those that it has.
     pub(crate) names: Vec<String>,
+    /// Where the journal is; a SQLite database of the state directory without one.
+    pub(crate) store: Option<String>,
     /// Where health, readiness and metrics are served.
     pub(crate) ops_listen: Option<SocketAddr>,
     /// Where webhooks are taken.
@@ -31,6 +34,8 @@ pub(crate) struct Settled {
     pub(crate) blobs: Option<PathBuf>,
     /// How long agents' certificates live.
     pub(crate) agent_certificates: Duration,
+    /// Repositories whose forges start runs.
+    pub(crate) repositories: Vec<Repository>,
 }
 
 /// The file.
@@ -44,6 +49,23 @@ struct File {
     store: Option<String>,
     blobs: Option<PathBuf>,
     agent_certificates: Option<String>,
+    #[serde(default)]
+    repository: Vec<RepositoryFile>,
+}
+
+/// `[[repository]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepositoryFile {
+    name: String,
+    forge: Forge,
+    api: Option<String>,
+    clone: String,
+    secret_file: PathBuf,
+    token_file: Option<PathBuf>,
+    protected: Option<Vec<String>>,
+    default_branch: Option<String>,
+    statuses: Option<bool>,
 }
 
 /// The settings are not usable.
@@ -93,6 +115,55 @@ fn read(path: &Path, must_be: bool) -> Result<File, SettingsError> {
     }
 }
 
+/// A secret's file, without the line break that editors add.
+fn secret(path: &Path) -> Result<String, SettingsError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn repository(entry: RepositoryFile, path: &Path) -> Result<Repository, SettingsError> {
+    let wrong = |reason: String| SettingsError::Parse { path: path.to_owned(), message: format!("repository {}: {reason}", entry.name) };
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    let parts = entry.name.split('/').count();
+    // Groups of GitLab have groups of their own.
+    if parts < 2 || (parts > 2 && entry.forge != Forge::Gitlab) || !entry.name.split('/').all(part) {
+        return Err(wrong("name: write OWNER/NAME".to_owned()));
+    }
+    let api = match (entry.api, entry.forge) {
+        (Some(api), _) => api.trim_end_matches('/').to_owned(),
+        (None, Forge::Github) => "https://api.github.com".to_owned(),
+        (None, Forge::Gitlab) => "https://gitlab.com/api/v4".to_owned(),
+        (None, Forge::Gitea | Forge::Forgejo) => return Err(wrong("api: is needed, such as https://git.example.com/api/v1".to_owned())),
+    };
+    let plain = |url: &str| url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default().to_owned());
+    for (key, url) in [("api", &api), ("clone", &entry.clone)] {
+        let protected = url.starts_with("https://") || plain(url).is_some_and(|host| caisson_proto::client::is_loopback(&host));
+        if !protected || url.contains('@') {
+            return Err(wrong(format!("{key}: is an https:// address without a user (http:// to a loopback address only)")));
+        }
+    }
+    let secret = secret(&entry.secret_file)?;
+    if secret.len() < 16 {
+        return Err(wrong("secret_file: the secret has less than 16 characters".to_owned()));
+    }
+    let default_branch = entry.default_branch.unwrap_or_else(|| "main".to_owned());
+    let protected = entry.protected.unwrap_or_else(|| vec![default_branch.clone()]);
+    let pattern = |text: &String| glob::Pattern::new(text).map_err(|error| wrong(format!("protected: {text:?}: {error}")));
+    let protected = protected.iter().map(pattern).collect::<Result<_, _>>()?;
+    let token = entry.token_file.as_deref().map(self::secret).transpose()?;
+    Ok(Repository {
+        name: entry.name.clone(),
+        forge: entry.forge,
+        api,
+        clone: entry.clone,
+        secret: secret.into_bytes(),
+        token,
+        protected,
+        default_branch,
+        statuses: entry.statuses.unwrap_or(true),
+    })
+}
+
 impl Settled {
     /// From flags, file and defaults.
     pub(crate) fn of(arguments: &fleet::Controller, places: &Places) -> Result<Settled, SettingsError> {
@@ -122,6 +193,7 @@ impl Settled {
             store,
             blobs: arguments.blobs.clone().or(file.blobs),
             agent_certificates,
+            repositories: file.repository.into_iter().map(|entry| repository(entry, &path)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -135,21 +207,20 @@ impl Settled {
         format!(
             "# Where agents and clients connect. Anything but a loopback address takes TLS (`caisson controller init`).\nlisten = \"{}\"\n\
              # Names and addresses under which the controller is reached, for its certificate.\nnames = [{}]\n\
+             # Where the journal is: postgres://..., which several controllers may share; SQLite in the state directory without it.\n{}\n\
              # Health, readiness and metrics over HTTP.\n{}\n\
-             # Webhooks of forges.\n{}\n\
-             # PostgreSQL for the journal, in place of SQLite; several controllers may share one.\n{}\n\
-             # Folder for blobs; several controllers need one that all of them see.\n{}\n\
+             # Webhooks of forges, for the repositories below.\n{}\n\
+              # Folder for blobs; several controllers need one that all of them see.\n{}\n\
              # How long an agent's certificate lives; it is renewed at half of that.\nagent_certificates = \"{}s\"\n",
             self.listen,
             names.join(", "),
-            optional("ops_listen", self.ops_listen, "127.0.0.1:7718"),
-            optional("hooks_listen", self.hooks_listen, "127.0.0.1:7719"),
-            // With its password, as it was given: the file is the operator's.
             self.store
                 .as_ref()
-                .map_or("# store = \"postgres://caisson@db.example.com/caisson\"".to_owned(), |store| format!("store = {store:?}")),
+                .map_or("# store = \"postgres://caisson@db.example.com/caisson\"".to_owned(), |url| format!("store = {url:?}")),
+            optional("ops_listen", self.ops_listen, "127.0.0.1:7718"),
+            optional("hooks_listen", self.hooks_listen, "127.0.0.1:7719"),
             self.blobs.as_ref().map_or("# blobs = \"/srv/caisson/blobs\"".to_owned(), |blobs| format!("blobs = {blobs:?}")),
             self.agent_certificates.as_secs(),
-        )
+        ) + "\n# [[repository]]\n# name = \"acme/shop\"\n# forge = \"github\"               # github, gitlab, gitea or forgejo\n# api = \"https://api.github.com\"\n# clone = \"https://github.com/acme/shop.git\"\n# secret_file = \"/etc/caisson/shop.secret\"   # what webhooks are signed with\n# token_file = \"/etc/caisson/shop.token\"     # for reading workflows and reporting statuses\n# protected = [\"main\"]\n# default_branch = \"main\"\n# statuses = true\n"
     }
 }

@@ -94,6 +94,11 @@ impl Explained for CallError {
 /// `mirror` is where actions were added.
 pub(crate) async fn controller(data_dir: PathBuf, mirror: PathBuf, rules: Rules, secrets: Secrets) -> Result<Service, NoController> {
     let options = service::Options { rules, secrets, mirror: Some(mirror), ..service::Options::new(data_dir) };
+    open(options).await
+}
+
+/// Opens a controller.
+pub(crate) async fn open(options: service::Options) -> Result<Service, NoController> {
     Ok(Service::open(options).await?)
 }
 

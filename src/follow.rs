@@ -163,7 +163,7 @@ fn cancel<C: ClientApi>(client: &Arc<C>, runs: &[RunId], tasks: &mut JoinSet<Res
 }
 
 /// Repeats a call while the other side cannot be reached, for a while.
-async fn patiently<T, F: Future<Output = Result<T, ApiError>>>(mut call: impl FnMut() -> F) -> Result<T, ApiError> {
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, ApiError>>>(mut call: impl FnMut() -> F) -> Result<T, ApiError> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(50);
     loop {

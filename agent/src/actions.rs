@@ -6,6 +6,7 @@ use crate::program::Halt;
 pub mod bench;
 pub mod cache;
 pub mod checkout;
+pub mod clone;
 pub mod download_artifact;
 pub mod interpreters;
 pub mod nodes;

@@ -19,6 +19,7 @@ pub mod core;
 pub mod identity;
 pub mod listen;
 pub mod logs;
+pub mod metrics;
 pub mod mirror;
 pub mod planning;
 pub mod policy;
@@ -26,6 +27,8 @@ mod records;
 pub mod secrets;
 pub mod service;
 pub mod store;
+pub mod triggers;
+pub mod web;
 
 #[cfg(test)]
 mod simulation;

@@ -70,7 +70,7 @@ impl Listener {
     /// [`ListenError`].
     pub async fn bind_tls(address: SocketAddr, registry: Registry, names: &[String]) -> Result<Listener, ListenError> {
         let certificate = registry.authority().server(names, now())?;
-        let config = handshake::config(&registry, certificate)?;
+        let config = handshake::config(&registry, certificate).map_err(ListenError::Tls)?;
         Listener::take(address, Some((registry, config))).await
     }
 

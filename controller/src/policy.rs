@@ -16,12 +16,13 @@ pub mod permissions;
 pub mod retry;
 pub mod rules;
 mod shell;
+pub mod trust;
 
 use std::collections::BTreeSet;
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::JobKey;
-use caisson_model::policy::{self as model, Destination, Egress, Grant, Identity, Preset};
+use caisson_model::policy::{self as model, AddressRange, Destination, Egress, Grant, Identity, Preset};
 use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
 
@@ -34,6 +35,10 @@ use crate::policy::rules::{StepRule, StepSubject};
 
 /// Actions that need the package index themselves: a Python without pip gets it from there.
 const INSTALLING_ACTIONS: [&str; 2] = ["actions/setup-python", "astral-sh/setup-uv"];
+
+/// The action that clones a run's repository, if the operator named it.
+const CLONING_ACTION: &str = "actions/checkout";
+const CLONES: &str = "the run's own repository";
 
 /// Writes every step's grant, or refuses the plan. `known` are the names of the secrets that can be opened.
 ///
@@ -49,7 +54,11 @@ pub fn admit(plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Result<Plan
 
 /// Writes every step's grant and adds all findings to the plan's warnings, errors among them: to be looked at, not to be run.
 pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
-    let mut admission = Admission { rules, known, told: BTreeSet::new(), findings: Vec::new() };
+    let foreign = trust::is_foreign(&plan.contexts.github);
+    let (strangers, nothing) = (rules.for_strangers(), BTreeSet::new());
+    let (rules, known) = if foreign { (&strangers, &nothing) } else { (rules, known) };
+    let clone = rules.clone_of(&plan.contexts.github);
+    let mut admission = Admission { rules, known, clone, told: BTreeSet::new(), findings: Vec::new() };
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
     plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
@@ -72,6 +81,7 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
 struct Admission<'r> {
     rules: &'r Rules,
     known: &'r BTreeSet<String>,
+    clone: Option<(Destination, Vec<AddressRange>)>,
     told: BTreeSet<String>,
     findings: Vec<Diagnostic>,
 }
@@ -186,8 +196,16 @@ impl Admission<'_> {
             _ => own.union(inherited).cloned().chain(step.grant.secrets.iter().cloned()).collect(),
         };
         let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, construct)).collect();
+        let mut egress = self.egress(&rule, default, default_reason);
+        if let (Some((to, ranges)), Action::Uses { action, .. }) = (&self.clone, &step.action)
+            && action == CLONING_ACTION
+        {
+            egress.allow.push(to.clone());
+            egress.ranges.extend(ranges);
+            egress.reason = if egress.reason.is_empty() { CLONES.to_owned() } else { format!("{}, {CLONES}", egress.reason) };
+        }
         Grant {
-            egress: self.egress(&rule, default, default_reason),
+            egress,
             secrets,
             limits: self.limits(&rule),
             system_calls: self.system_calls(&rule),

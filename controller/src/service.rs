@@ -25,6 +25,7 @@ use crate::caches::{self, Caches};
 use crate::core::engine::Engine;
 use crate::core::event::{Answer, Event, Refusal, Timing};
 use crate::logs::{LogError, Logs};
+use crate::metrics::{Gauges, Metrics};
 use crate::mirror;
 use crate::policy::Rules;
 use crate::secrets::Secrets;
@@ -198,6 +199,7 @@ impl Service {
         let seat = Arc::new(Seat {
             term: watch::Sender::new(None),
             leader: Mutex::default(),
+            metrics: Metrics::default(),
             closing: watch::Sender::new(false),
             logs: logs.clone(),
         });
@@ -298,6 +300,20 @@ impl Service {
     /// A closed controller writes nothing: the folder may be another's by now.
     fn open_still(&self) -> Result<(), ApiError> {
         if *self.inner.seat.closing.borrow() { Err(closed()) } else { Ok(()) }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.seat.metrics
+    }
+
+    /// What the engine shows now.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] when the controller takes no calls.
+    pub async fn gauges(&self) -> Result<Gauges, ApiError> {
+        self.open_still()?;
+        self.look(Gauges::of).await
     }
 
     /// Whose attempt this is, while somebody holds it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::cli::{Given, Machine, Output};
+use crate::cli::options::{Given, Machine, Output};
 use crate::quantity;
 
 /// How to reach a controller.

@@ -8,12 +8,22 @@ use caisson_controller::listen::{ListenError, Listener};
 use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
 use caisson_controller::secrets::given::Given;
-use caisson_controller::service::{self, Service};
+use caisson_controller::service::{Options, Service};
 use caisson_controller::store::Place;
+use caisson_controller::triggers::course::Course;
+use caisson_controller::triggers::forge::Forges;
+use caisson_controller::triggers::hooks::Hooks;
+use caisson_controller::triggers::schedule;
+use caisson_controller::triggers::seen::Seen;
+use caisson_controller::web::ops::Ops;
+use caisson_controller::web::{self, WebError};
 use caisson_model::outcome::Fault;
 use caisson_model::secret::SecretValue;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::cli::fleet::{self, ControllerAction};
+use crate::clock;
 use crate::commands::token::NoRecords;
 use crate::commands::{init, runtime, surroundings};
 use crate::config::{Config, Flags};
@@ -59,8 +69,10 @@ pub(crate) fn run(arguments: fleet::Controller) -> Result<Exit, Failure> {
     let state = State::of_directory(&config.state_dir.value)?;
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
+    let mut rules = policy.rules;
+    rules.clones = settled.repositories.iter().map(|repository| repository.clone.clone()).collect();
     let mirror = mirror::folder(&config);
-    runtime.block_on(serve(&arguments, &settled, &state, mirror, policy.rules, secrets))
+    runtime.block_on(serve(&arguments, &settled, &state, mirror, rules, secrets))
 }
 
 /// The address first: a refused one must not have opened a journal.
@@ -77,6 +89,65 @@ async fn bind(settled: &Settled, plain: bool, records: PathBuf) -> Result<Listen
     Ok(Listener::bind_tls(settled.listen, registry, &names).await.map_err(Unreachable)?)
 }
 
+/// Starts what is served beside agents and clients: operations, webhooks, schedules.
+async fn beside_it(settled: &Settled, state: &State, service: &Service, tasks: &mut JoinSet<()>) -> Result<(), Failure> {
+    if let Some(address) = settled.ops_listen {
+        let listener = web::bind("operations", address).await.map_err(NoWeb)?;
+        told("operations", &listener);
+        tasks.spawn(web::serve(listener, Ops(service.clone())));
+    }
+    if settled.repositories.is_empty() {
+        return Ok(());
+    }
+    let directory = state.controller.join("triggers");
+    let failed = |source: std::io::Error| NoTriggers { path: directory.clone(), source };
+    std::fs::create_dir_all(&directory).map_err(failed)?;
+    let forges = Forges::new().map_err(|error| failed(std::io::Error::other(error)))?;
+    let course = Course::open(service.clone(), forges, settled.repositories.clone(), directory.join("owed.json")).map_err(failed)?;
+    tasks.spawn(schedule::run(course.clone()));
+    if let Some(address) = settled.hooks_listen {
+        let seen = Seen::open(directory.join("seen"), clock::now()).map_err(failed)?;
+        let listener = web::bind("webhooks", address).await.map_err(NoWeb)?;
+        told("webhooks", &listener);
+        tasks.spawn(web::serve(listener, Hooks::new(course, seen)));
+    }
+    Ok(())
+}
+
+fn told(what: &str, listener: &TcpListener) {
+    if let Ok(address) = listener.local_addr() {
+        report::note(&format!("{what} on http://{address}"));
+    }
+}
+
+/// A web server cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve")]
+struct NoWeb(#[source] WebError);
+
+impl Explained for NoWeb {
+    fn fault(&self) -> Fault {
+        match self.0 {
+            WebError::Exposed(..) => Fault::User,
+            WebError::Bind(..) => Fault::Environment,
+        }
+    }
+}
+
+/// Triggers cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the folder {} for triggers", path.display())]
+struct NoTriggers {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Explained for NoTriggers {
+    fn fault(&self) -> Fault {
+        Fault::Environment
+    }
+}
+
 async fn serve(
     arguments: &fleet::Controller,
     settled: &Settled,
@@ -87,16 +158,20 @@ async fn serve(
 ) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
     let listener = bind(settled, arguments.plain, directory(&state.controller)).await?;
-    let options = service::Options {
+    let mut options = Options {
         rules,
         secrets: Secrets::new(vec![Box::new(Given::new(secrets))]),
         mirror: Some(mirror),
         address: listener.url(),
         blobs: settled.blobs.clone(),
-        ..service::Options::new(state.controller.clone())
+        ..Options::new(state.controller.clone())
     };
-    let store = settled.store.clone().map_or(options.store.clone(), Place::Postgres);
-    let service = Service::open(service::Options { store, ..options }).await.map_err(embedded::NoController::from)?;
+    if let Some(url) = &settled.store {
+        options.store = Place::Postgres(url.clone());
+    }
+    let service = embedded::open(options).await?;
+    let mut beside = JoinSet::new();
+    beside_it(settled, state, &service, &mut beside).await?;
     // The one line on standard output, for whoever starts it from a script.
     let printed = report::print(&format!("{}\n", listener.url()));
     if printed != Exit::PASSED {
@@ -116,6 +191,7 @@ async fn serve(
         })
         .await;
     service.close().await;
+    beside.shutdown().await;
     served.map_err(Unreachable)?;
     Ok(Exit::PASSED)
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use caisson_model::id::{RunId, StepIndex};
 use caisson_model::log::{LogKey, LogRead};
 use caisson_model::outcome::Fault;
-use caisson_model::run::{JobView, NumberedEvent, RunEvent, StepState, StepView};
+use caisson_model::run::{JobView, NumberedEvent, RunEvent, RunState, StepState, StepView};
 use caisson_proto::api::{ApiError, ClientApi, RunDetail};
 use caisson_proto::client::Client;
 use futures_util::StreamExt;
@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use crate::cli::fleet;
 use crate::commands::{runtime, show};
 use crate::embedded::CallError;
+use crate::follow::patiently;
 use crate::reach::Way;
 use crate::report::{Exit, Explained, Failure};
 use crate::view::board::Board;
@@ -130,27 +131,36 @@ async fn print(arguments: &fleet::Logs, target: &Target, way: &Way) -> Result<()
         }
         return Ok(());
     }
-    let mut events = client.watch_run(target.run, 0).await.map_err(failed)?;
     let mut jobs: Vec<JobView> = Vec::new();
-    while let Some(event) = events.next().await {
-        let event: NumberedEvent = event.map_err(failed)?;
-        printer.board.take(&News::Event(target.run, event.clone()));
-        match event.event {
-            RunEvent::Job(job) => {
-                jobs.retain(|known| known.id != job.id);
-                jobs.push(job);
-            }
-            RunEvent::Step(step) => {
-                let job = jobs.iter().find(|job| job.id == step.attempt.job);
-                if job.is_some_and(|job| target.covers_job(job)) && target.covers_step(&step) {
-                    // One after the other: steps of jobs that run side by side do not mix their lines.
-                    printer.follow(&client, &step, target.run).await?;
+    let mut seen = 0;
+    loop {
+        let mut events = patiently(|| client.watch_run(target.run, seen)).await.map_err(failed)?;
+        while let Some(event) = events.next().await {
+            let event: NumberedEvent = match event {
+                Ok(event) => event,
+                // The connection broke; what was seen is not asked for again.
+                Err(error) if error.is_transient() => break,
+                Err(error) => return Err(failed(error).into()),
+            };
+            seen = event.number;
+            printer.board.take(&News::Event(target.run, event.clone()));
+            match event.event {
+                RunEvent::Run(run) if run.state == RunState::Finished => return Ok(()),
+                RunEvent::Job(job) => {
+                    jobs.retain(|known| known.id != job.id);
+                    jobs.push(job);
                 }
+                RunEvent::Step(step) => {
+                    let job = jobs.iter().find(|job| job.id == step.attempt.job);
+                    if job.is_some_and(|job| target.covers_job(job)) && target.covers_step(&step) {
+                        // One after the other: steps of jobs that run side by side do not mix their lines.
+                        printer.follow(&client, &step, target.run).await?;
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
-    Ok(())
 }
 
 /// That the job and the step that were named exist.
@@ -208,22 +218,35 @@ impl Printer {
     async fn read(&mut self, client: &Client, step: &StepView, run: RunId, whole: bool) -> Result<(), Stop> {
         let key = LogKey { attempt: step.attempt, step: step.index };
         let failed = |source: ApiError| CallError { act: format!("read the logs of run {run}"), source };
-        let mut reads = match client.tail_log(key, 0).await {
-            // A step that was skipped has none.
-            Err(ApiError::NotFound(_)) => return Ok(()),
-            reads => reads.map_err(failed)?,
-        };
-        loop {
-            let next = match whole {
-                true => reads.next().await,
-                false => match tokio::time::timeout(std::time::Duration::from_millis(500), reads.next()).await {
-                    Ok(next) => next,
-                    // The step goes on; what it wrote so far was asked for.
-                    Err(_elapsed) => return Ok(()),
-                },
+        let mut offset = 0;
+        'open: loop {
+            let mut reads = match patiently(|| client.tail_log(key, offset)).await {
+                // A step that was skipped has none.
+                Err(ApiError::NotFound(_)) => return Ok(()),
+                reads => reads.map_err(failed)?,
             };
-            let Some(read) = next else { return Ok(()) };
-            written(self.show(key, &read.map_err(failed)?))?;
+            loop {
+                let next = match whole {
+                    true => reads.next().await,
+                    false => match tokio::time::timeout(std::time::Duration::from_millis(500), reads.next()).await {
+                        Ok(next) => next,
+                        // The step goes on; what it wrote so far was asked for.
+                        Err(_elapsed) => return Ok(()),
+                    },
+                };
+                match next {
+                    None => return Ok(()),
+                    // The connection broke: on from the byte that was read last.
+                    Some(Err(error)) if error.is_transient() => continue 'open,
+                    Some(read) => {
+                        let read = read.map_err(failed)?;
+                        if let LogRead::Chunk(chunk) = &read {
+                            offset = chunk.offset + chunk.bytes.len() as u64;
+                        }
+                        written(self.show(key, &read))?;
+                    }
+                }
+            }
         }
     }
 

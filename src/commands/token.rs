@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use caisson_controller::identity::authority::{Authority, AuthorityError};
 use caisson_controller::identity::registry::{LIFETIME, Registry, RegistryError, directory};
 use caisson_model::outcome::Fault;
 use caisson_proto::api::ApiError;
@@ -35,7 +36,7 @@ impl Explained for NoRecords {
 
     fn help(&self) -> Option<String> {
         match &self.0 {
-            RegistryError::Authority(caisson_controller::identity::authority::AuthorityError::Missing(_)) => {
+            RegistryError::Authority(AuthorityError::Missing(_)) => {
                 Some("make an authority with `caisson controller init`, or name the controller with --controller".to_owned())
             }
             _ => None,
@@ -57,10 +58,13 @@ impl Desk {
         let (environment, root) = surroundings();
         let flags = Flags { state_dir: office.state_dir.clone(), reach: office.reach.clone(), ..Flags::default() };
         let config = Config::settle(&environment, root, flags)?;
-        if office.state_dir.is_none() && config.controller.value.is_some() {
+        let records = directory(&config.state_dir.value.join("controller"));
+        let token = config.token_file.value.is_some() || environment.contains_key(std::ffi::OsStr::new("CAISSON_TOKEN"));
+        // Whoever can write the records needs no token; who has one means the controller that it is for.
+        let beside = office.state_dir.is_some() || (Authority::exists(&records) && !token && office.reach.controller.is_none());
+        if !beside && config.controller.value.is_some() {
             return Ok(Desk::Remote(Box::new(Way::of(&config, &environment)?.connect().await?)));
         }
-        let records = directory(&config.state_dir.value.join("controller"));
         Ok(Desk::Local(Registry::open(records, LIFETIME).await.map_err(NoRecords)?))
     }
 

@@ -2,6 +2,7 @@
 //! sandbox, fed through a pipe: a hostile archive meets the sandbox.
 
 use crate::actions::bench::{Bench, Inputs, inside};
+use crate::actions::clone;
 use crate::program::{Halt, Input, Program, Sink};
 
 /// Unpacks the run's source tree.
@@ -13,13 +14,17 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
     let Some(directory) = inside(bench.workspace(), path) else {
         return Err(Halt::invalid(format!("the input path '{path}' leaves the workspace")));
     };
+    let keep = inputs.text("clean").is_some_and(|text| text.eq_ignore_ascii_case("false"));
+    let url = bench.github("clone_url");
+    if !bench.has_source() && !url.is_empty() {
+        return clone::run(&url, &directory, keep, bench).await;
+    }
     if !bench.has_source() {
         return Err(Halt::invalid("the run was submitted without a source tree, so there is nothing to check out"));
     }
     let (commit, reference) = (bench.github("sha"), bench.github("ref"));
     let shown = if commit.is_empty() { "no commit".to_owned() } else { commit.clone() };
     bench.say(&format!("Checking out the working tree as it stands ({shown}) into {directory}")).await;
-    let keep = inputs.text("clean").is_some_and(|text| text.eq_ignore_ascii_case("false"));
     let script =
         "mkdir -p -- \"$1\" && { [ \"$2\" = keep ] || find \"$1\" -mindepth 1 -delete; } && exec tar -x -f - -C \"$1\" --no-same-owner";
     let workspace = bench.workspace().to_owned();

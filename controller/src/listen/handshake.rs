@@ -24,7 +24,6 @@ use crate::identity::peer::{Link, Peer};
 use crate::identity::registry::{Registry, now};
 use crate::identity::roll::Refusal;
 use crate::identity::token::hex;
-use crate::listen::ListenError;
 use crate::listen::guard::Guarded;
 
 /// How long a handshake may take.
@@ -36,21 +35,18 @@ const AT_ONCE: usize = 256;
 pub(super) type Config = Arc<ServerConfig>;
 
 /// TLS with this certificate, for the members of this registry and for those who have no certificate.
-pub(super) fn config(registry: &Registry, certificate: ServerCertificate) -> Result<Config, ListenError> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| ListenError::Tls(error);
+pub(super) fn config(registry: &Registry, certificate: ServerCertificate) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(registry.authority().certificate().to_vec())).map_err(|error| failed(error.into()))?;
+    roots.add(CertificateDer::from(registry.authority().certificate().to_vec()))?;
     let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build();
-    let verifier = Members { inner: inner.map_err(|error| failed(error.into()))?, registry: registry.clone() };
+    let verifier = Members { inner: inner?, registry: registry.clone() };
     let chain = certificate.chain.into_iter().map(CertificateDer::from).collect();
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).map_err(|error| failed(error.into()))?;
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes())?;
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| failed(error.into()))?
+        .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(chain, key)
-        .map_err(|error| failed(error.into()))?;
+        .with_single_cert(chain, key)?;
     // A resumed session would not show its certificate again: an expired or revoked one would count for ever.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -35,6 +35,9 @@ pub struct Rules {
     pub actions: ActionRules,
     /// `[[step]]`: for steps that match. Later entries win field by field.
     pub step: Vec<StepRule>,
+    /// Repositories that the checkout step may clone; the operator names them elsewhere.
+    #[serde(skip)]
+    pub clones: Vec<String>,
     /// What people call the file that the rules come from; set by whoever read it.
     #[serde(skip)]
     pub origin: Option<String>,

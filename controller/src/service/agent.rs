@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::core::event::{Answer, Event};
+use crate::identity::registry::now;
 use crate::service::keeping;
 use crate::service::owner::{Command, SESSION_BACKLOG};
 use crate::service::{Service, answered, blob_error, broken, closed, confused, log_error, refused};
@@ -182,6 +183,7 @@ impl Pushing {
             self.service.holds(push.hold)?;
             let key = LogKey { attempt: push.hold.attempt, step: push.step };
             let bytes = push.chunk.bytes.len() as u64;
+            self.service.metrics().lag(now().since(push.chunk.at));
             match self.service.inner.logs.append(key, push.chunk).await.map_err(log_error)? {
                 LogAck::Kept { .. } => self.unanswered = Some((key, bytes + self.unanswered.map_or(0, |(_, bytes)| bytes))),
                 resync => return Ok(Some(resync)),

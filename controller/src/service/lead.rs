@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::core::engine::Engine;
 use crate::core::event::Timing;
 use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::service::feeds::Feeds;
 use crate::service::owner::{Clock, Command, Holds, Owner, REPLAY};
 use crate::store::journal::{Opened, StoreError};
@@ -38,6 +39,8 @@ pub(super) struct Seat {
     /// Where the controller is that leads instead.
     pub(super) leader: Mutex<Option<String>>,
     pub(super) closing: watch::Sender<bool>,
+    /// What is counted, over all terms.
+    pub(super) metrics: Metrics,
     pub(super) logs: Logs,
 }
 
@@ -88,6 +91,7 @@ impl Lead {
             progress,
             feeds: feeds.clone(),
             holds: holds.clone(),
+            metrics: seat.metrics.clone(),
             logs: seat.logs.clone(),
             changed: opened.held.changed,
             numbers: opened.held.numbers,

@@ -21,6 +21,7 @@ use crate::core::engine::{Decision, Engine};
 use crate::core::event::{Event, SessionId};
 use crate::core::record::Record;
 use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::service::feeds::Feeds;
 use crate::store::journal::{Snapshot, Transaction};
 use crate::store::writer::{Progress, Writer};
@@ -150,6 +151,7 @@ pub(super) struct Owner {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) feeds: Arc<Feeds>,
     pub(super) holds: Holds,
+    pub(super) metrics: Metrics,
     pub(super) logs: Logs,
     /// Runs that changed since the last snapshot.
     pub(super) changed: BTreeSet<RunId>,
@@ -261,6 +263,7 @@ impl Working {
     }
 
     async fn event(&mut self, event: Event, reply: impl FnOnce(Decision) -> Reply) -> Result<(), ()> {
+        self.owner.metrics.before(&event, &self.owner.engine);
         let (decision, effects) = self.owner.engine.handle(event, self.owner.clock.now());
         if let Some(error) = self.owner.engine.broken() {
             tracing::error!(%error, "engine contradicted itself, closing");
@@ -275,6 +278,7 @@ impl Working {
         let mut transaction = Transaction::default();
         let mut rest = Vec::new();
         for effect in effects {
+            self.owner.metrics.follow(&effect);
             match effect {
                 Effect::Record(record) => {
                     self.owner.holds.follow(&record);

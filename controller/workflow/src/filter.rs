@@ -13,11 +13,23 @@ pub(crate) enum Verdict {
     Filtered(String),
 }
 
+/// Activities of a pull request that start a workflow which names none.
+const USUAL: [&str; 3] = ["opened", "synchronize", "reopened"];
+
 /// Applies the filters that the `github` context can answer: branches, tags and types. Paths need the list of changed
 /// files, which a submission does not carry; see [`unanswered`].
 pub(crate) fn verdict(trigger: &Trigger<'_>, github: &serde_json::Value) -> Verdict {
-    let Some(details) = trigger.details else { return Verdict::Starts };
     let Value::Object(github) = Value::from_json(github) else { return Verdict::Starts };
+    if trigger.event == "pull_request" && trigger.details.is_none_or(|details| details.get("types").is_none()) {
+        let action = match github.get("event") {
+            Some(Value::Object(event)) => event.get("action").map(Value::to_text),
+            _ => None,
+        };
+        if let Some(action) = action.filter(|action| !USUAL.contains(&action.as_str())) {
+            return Verdict::Filtered(format!("the activity '{action}' is none of those that count without `types`: {}", USUAL.join(", ")));
+        }
+    }
+    let Some(details) = trigger.details else { return Verdict::Starts };
     let text = |name: &str| github.get(name).map(Value::to_text).filter(|text| !text.is_empty());
     match trigger.event.as_str() {
         "push" => {

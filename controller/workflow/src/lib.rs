@@ -51,6 +51,6 @@ pub use exclusion::exclusion;
 pub use expand::{Expansion, Ready, expand};
 pub use library::{ActionText, Library, Mirrored, NoLibrary, local_directory};
 pub use limits::{DefaultPermissions, Limits, SecurityRule};
-pub use overview::{Overview, check, events};
+pub use overview::{Overview, check, events, filtered, schedules};
 pub use plan::{Concurrency, Plan, PlannedJob, PlannedStrategy, outline, plan, plan_with};
 pub use preview::{Preview, PreviewCell, preview};

@@ -6,6 +6,7 @@ use crate::action_file::Actions;
 use crate::calls::{self, workflow};
 use crate::diagnostic::{Report, Source, any_error};
 use crate::events::triggers;
+use crate::filter::{Verdict, verdict};
 use crate::library::{Library, NoLibrary};
 use crate::limits::Limits;
 use crate::support;
@@ -30,6 +31,30 @@ pub fn check(text: &str, file: &str, limits: &Limits, library: &dyn Library) -> 
         calls::support(&root, limits, library, &mut report);
     }
     report.into_findings()
+}
+
+/// The times of `on.schedule`, in the order of the file; none when the workflow breaks a rule of the language.
+pub fn schedules(text: &str, file: &str) -> Vec<String> {
+    let mut report = Report::new(Source::new(file, text));
+    let root = workflow(&mut report, &Limits::default(), &NoLibrary);
+    if any_error(&report.into_findings()) {
+        return Vec::new();
+    }
+    let schedule = root.as_ref().and_then(|root| root.get("on")?.get("schedule"));
+    let times = schedule.map(Node::one_or_many).unwrap_or_default();
+    times.into_iter().filter_map(|time| time.get("cron")?.text()).collect()
+}
+
+/// Why the filters of `on:` keep `event` from starting the workflow, by what the `github` context says of it; `None` when they let
+/// it through, and when the workflow is not sound.
+pub fn filtered(text: &str, file: &str, event: &str, github: &serde_json::Value) -> Option<String> {
+    let mut report = Report::new(Source::new(file, text));
+    let root = workflow(&mut report, &Limits::default(), &NoLibrary)?;
+    let triggers = triggers(root.get("on")?);
+    match verdict(triggers.iter().find(|trigger| trigger.event == event)?, github) {
+        Verdict::Starts => None,
+        Verdict::Filtered(reason) => Some(reason),
+    }
 }
 
 /// Name, events and jobs of a workflow that breaks no rule of the language; what is unsupported does not matter here.

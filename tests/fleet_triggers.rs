@@ -1,0 +1,247 @@
+//! Webhooks start runs, whose source is cloned in the sandbox and whose end is reported back. The forge is a scripted peer on
+//! loopback with git's own server behind it.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod place;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use place::{Place, until};
+use serde_json::{Value, json};
+
+const SECRET: &str = "a secret of webhooks";
+
+struct Forge {
+    port: u16,
+    root: PathBuf,
+    /// Path and body of what was posted.
+    posted: Mutex<Vec<(String, Value)>>,
+}
+
+fn output(command: &mut Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = input.to_vec();
+    let writing = std::thread::spawn(move || stdin.write_all(&bytes));
+    let output = child.wait_with_output().unwrap();
+    // A program may end before it has read everything.
+    let _ = writing.join().unwrap();
+    output.stdout
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap().trim().to_owned()
+}
+
+fn git(directory: &Path, words: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command
+        .current_dir(directory)
+        .args(["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"])
+        .args(words);
+    text(output(command.env("GIT_CONFIG_GLOBAL", "/dev/null"), b""))
+}
+
+impl Forge {
+    fn start(root: PathBuf) -> Arc<Forge> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let forge = Arc::new(Forge { port, root, posted: Mutex::default() });
+        let serving = forge.clone();
+        // Ends with the test's process.
+        drop(std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let forge = serving.clone();
+                drop(std::thread::spawn(move || forge.answer(stream.unwrap())));
+            }
+        }));
+        forge
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> Option<()> {
+        let mut reader = BufReader::new(stream.try_clone().ok()?);
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let (method, target) = (line.split(' ').next()?.to_owned(), line.split(' ').nth(1)?.to_owned());
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            let Some((name, value)) = line.trim().split_once(": ") else { break };
+            headers.push((name.to_lowercase(), value.to_owned()));
+        }
+        let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()).unwrap_or_default();
+        let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
+        reader.read_exact(&mut body).ok()?;
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let answer = if let Some(path) = path.strip_prefix("/git") {
+            let mut backend = Command::new("git");
+            backend.arg("http-backend").env("GIT_PROJECT_ROOT", &self.root).env("GIT_HTTP_EXPORT_ALL", "1").env("PATH_INFO", path);
+            backend.env("REQUEST_METHOD", &method).env("QUERY_STRING", query).env("CONTENT_TYPE", header("content-type"));
+            backend.env("HTTP_CONTENT_ENCODING", header("content-encoding")).env("GIT_PROTOCOL", header("git-protocol"));
+            let said = output(&mut backend, &body);
+            let end = said.windows(4).position(|window| window == b"\r\n\r\n")?;
+            [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", &said[..end], b"\r\n\r\n", &said[end + 4..]].concat()
+        } else {
+            let (status, value) = self.api(&method, path, query, &header("authorization"), &body);
+            let text = value.to_string();
+            format!(
+                "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+                text.len()
+            )
+            .into_bytes()
+        };
+        stream.write_all(&answer).ok()
+    }
+
+    fn api(&self, method: &str, path: &str, query: &str, authorization: &str, body: &[u8]) -> (u16, Value) {
+        if authorization != "Bearer forge-token" {
+            return (401, json!({}));
+        }
+        let Some(path) = path.strip_prefix("/api/repos/acme/shop/") else { return (404, json!({})) };
+        if method == "POST" {
+            self.posted.lock().unwrap().push((path.to_owned(), serde_json::from_slice(body).unwrap()));
+            return (201, json!({}));
+        }
+        let Some(sha) = query.strip_prefix("ref=") else { return (404, json!({})) };
+        match path.strip_prefix("contents/.github/workflows") {
+            Some("") => (200, json!([{ "name": "t.yml" }, { "name": "notes.txt" }])),
+            Some("/t.yml") => {
+                let file = git(&self.root.join("shop.git"), &["show", &format!("{sha}:.github/workflows/t.yml")]);
+                (200, json!({ "content": text(output(&mut Command::new("base64"), file.as_bytes())) }))
+            }
+            _ => (404, json!({})),
+        }
+    }
+
+    fn states(&self, sha: &str) -> Vec<(String, String)> {
+        let posted = self.posted.lock().unwrap();
+        let of = posted.iter().filter(|(path, _)| path.strip_prefix("statuses/") == Some(sha));
+        of.map(|(_, body)| (body["state"].as_str().unwrap().to_owned(), body["context"].as_str().unwrap().to_owned())).collect()
+    }
+}
+
+struct Ends(Vec<Child>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // A failed test must not leave them behind.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// By another program than the one that checks it.
+fn signature(body: &str) -> String {
+    let script = "import hmac,hashlib,sys; print(hmac.new(sys.argv[1].encode(), sys.stdin.buffer.read(), hashlib.sha256).hexdigest())";
+    text(output(Command::new("python3").args(["-c", script, SECRET]), body.as_bytes()))
+}
+
+fn post(port: u16, path: &str, event: &str, number: &str, signature: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-GitHub-Event: {event}\r\nX-GitHub-Delivery: {number}\r\nX-Hub-Signature-256: sha256={signature}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer.split_once("\r\n\r\n").unwrap().1.trim().to_owned())
+}
+
+#[test]
+fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
+    let workflow = "on:\n  push:\n    branches: [main]\n  pull_request:\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - run: cat data; test \"$(git rev-parse HEAD)\" = \"$GITHUB_SHA\"\n      - run: test -n \"$TOKEN\" && echo has-one || echo has-none\n        env:\n          TOKEN: ${{ secrets.TOKEN }}\n";
+    let place = Place::new();
+    let work = place.path().join("work");
+    fs::create_dir_all(work.join(".github/workflows")).unwrap();
+    fs::write(work.join(".github/workflows/t.yml"), workflow).unwrap();
+    fs::write(work.join("data"), "from the forge\n").unwrap();
+    git(&work, &["init", "--quiet"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "--quiet", "-m", "first"]);
+    let sha = git(&work, &["rev-parse", "HEAD"]);
+    let root = place.path().join("forge");
+    fs::create_dir_all(&root).unwrap();
+    git(&root, &["clone", "--quiet", "--bare", &work.display().to_string(), "shop.git"]);
+    git(&root.join("shop.git"), &["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    let forge = Forge::start(root);
+    let write = |name: &str, text: &str| {
+        let path = place.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (secret, token) = (write("secret", &format!("{SECRET}\n")), write("token", "forge-token\n"));
+    let (port, hooks) = (free_port(), free_port());
+    let config = write(
+        "controller.toml",
+        &format!(
+            "listen = \"127.0.0.1:{port}\"\nhooks_listen = \"127.0.0.1:{hooks}\"\n[[repository]]\nname = \"acme/shop\"\nforge = \"github\"\napi = \"http://127.0.0.1:{0}/api\"\n\
+             clone = \"http://127.0.0.1:{0}/git/shop.git\"\nsecret_file = \"{secret}\"\ntoken_file = \"{token}\"\n",
+            forge.port
+        ),
+    );
+    let state = place.path().join("controller").display().to_string();
+    let mut controller = place.caisson(&["controller", "--config", &config, "--state-dir", &state, "--secret", "TOKEN"]);
+    let mut controller = controller.env("TOKEN", "hunter2hunter2").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = format!("http://127.0.0.1:{port}");
+    let state = place.path().join("agent").display().to_string();
+    let agent = place.caisson(&["agent", "--controller", &url, "--name", "one", "--state-dir", &state]).spawn().unwrap();
+    let _ends = Ends(vec![controller, agent]);
+    until("webhooks are taken", || TcpStream::connect(("127.0.0.1", hooks)).is_ok());
+
+    let body = json!({ "ref": "refs/heads/main", "after": sha, "repository": { "full_name": "acme/shop" }, "sender": { "login": "ada" } })
+        .to_string();
+    let path = "/hooks/github/acme/shop";
+    let signed = signature(&body);
+    // Unsigned, signed otherwise, changed, and at a repository that nobody named.
+    assert_eq!(post(hooks, path, "push", "1", "", &body).0, 401);
+    assert_eq!(post(hooks, path, "push", "1", &signature("something else"), &body).0, 401);
+    assert_eq!(post(hooks, path, "push", "1", &signed, &body.replace("ada", "eve")).0, 401);
+    assert_eq!(post(hooks, "/hooks/github/eve/shop", "push", "1", &signed, &body).0, 401);
+    assert_eq!(post(hooks, path, "push", "1", &signed, &body), (202, "runs: 1".to_owned()));
+    // A replay, also under another number, which is not signed.
+    assert_eq!(post(hooks, path, "push", "1", &signed, &body).0, 409);
+    assert_eq!(post(hooks, path, "push", "2", &signed, &body).0, 409);
+    let logs = |run: &str| {
+        let said = place.caisson(&["logs", "-f", run, "--controller", &url]).output().unwrap();
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let log = logs("1");
+    assert!(log.contains("\nfrom the forge\n") && log.contains("\nhas-one\n") && !log.contains("hunter2"), "{log}");
+    until("the end is reported", || forge.states(&sha).len() == 2);
+    let context = || "caisson / .github/workflows/t.yml (push)".to_owned();
+    assert_eq!(forge.states(&sha), [("pending".to_owned(), context()), ("success".to_owned(), context())]);
+
+    // A branch that the workflow does not want, and an activity that starts nothing by itself.
+    let other = body.replace("refs/heads/main", "refs/heads/topic");
+    assert_eq!(post(hooks, path, "push", "20", &signature(&other), &other), (202, "runs: none".to_owned()));
+
+    // A fork's pull request runs the same steps, without the secret.
+    let body = json!({
+        "action": "opened", "number": 1, "repository": { "full_name": "acme/shop" }, "sender": { "login": "eve" },
+        "pull_request": { "head": { "sha": sha, "ref": "x", "repo": { "full_name": "eve/shop", "fork": true } }, "base": { "ref": "main", "repo": { "full_name": "acme/shop" } } },
+    })
+    .to_string();
+    let closed = body.replace("opened", "closed");
+    assert_eq!(post(hooks, path, "pull_request", "21", &signature(&closed), &closed), (202, "runs: none".to_owned()));
+    assert_eq!(post(hooks, path, "pull_request", "3", &signature(&body), &body), (202, "runs: 2".to_owned()));
+    let log = logs("2");
+    assert!(log.contains("\nfrom the forge\n") && log.contains("\nhas-none\n"), "{log}");
+    until("the end is reported", || forge.states(&sha).len() == 4);
+}
