@@ -28,8 +28,6 @@ pub(crate) struct Settled {
     pub(crate) ops_listen: Option<SocketAddr>,
     /// Where webhooks are taken.
     pub(crate) hooks_listen: Option<SocketAddr>,
-    /// Where the journal is, if not in the state directory.
-    pub(crate) store: Option<String>,
     /// Where blobs are, if not in the state directory.
     pub(crate) blobs: Option<PathBuf>,
     /// How long agents' certificates live.

@@ -105,6 +105,28 @@ fn calls_nest_inherit_fail_and_are_skipped() {
 }
 
 #[test]
+fn text_of_a_stranger_reaches_no_script_by_way_of_an_input() {
+    let place = Place::with(
+        "on: push\njobs:\n  a:\n    uses: ./.github/workflows/say.yml\n    with: { title: \"${{ github.event.pull_request.title }}\" }\n",
+    );
+    let say = |step: &str| {
+        format!(
+            "on: {{ workflow_call: {{ inputs: {{ title: {{ type: string }} }} }} }}\njobs:\n  x:\n    runs-on: ubuntu-latest\n    steps:\n      - {step}\n"
+        )
+    };
+    place.write(".github/workflows/say.yml", &say("run: echo \"${{ inputs.title }}\""));
+    let output = place.caisson(&["plan", "-W", "t.yml"]).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(2) && errors.contains("t.yml:5:20: error: the input may hold text that a stranger chose"),
+        "{errors}"
+    );
+    place.write(".github/workflows/say.yml", &say("{ run: 'echo \"$T\"', env: { T: \"${{ inputs.title }}\" } }"));
+    let output = place.caisson(&["plan", "-W", "t.yml"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn what_a_called_workflow_may_not_do_is_refused_with_its_own_place() {
     let main = "on: push\njobs:\n  a:\n    uses: ./.github/workflows/bad.yml\n  b:\n    uses: ./.github/workflows/none.yml\n  c:\n    uses: other/repo/.github/workflows/x.yml@v1\n    secrets: inherit\n  d:\n    uses: ./.github/workflows/t.yml\n";
     let place = Place::with(main);

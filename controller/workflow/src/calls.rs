@@ -12,6 +12,7 @@ use crate::limits::{Limits, SecurityRule};
 use crate::parse;
 use crate::permissions::Permissions;
 use crate::support;
+use crate::taint;
 use crate::yaml::{self, Content, Entry, Node, Scalar};
 
 /// Reads the report's source and checks it by all rules of the language, with the workflows that it calls as far as the
@@ -93,10 +94,41 @@ fn check_support(job: &Node, uses: &Node, text: &str, path: &str, library: &dyn 
             report.unsupported(entry.value.at.clone(), &format!("{path}.secrets.{}", entry.key), message, help);
         }
     }
+    check_handed_text(job, library.workflow(text), path, report);
     if let Some(entry) = job.get("strategy").and_then(|strategy| strategy.entry("max-parallel")) {
         let message = "`max-parallel` has no effect on a job that calls a workflow: its cells run side by side";
         report.warning(entry.key_at.clone(), &format!("{path}.strategy.max-parallel"), message, "nothing to do");
     }
+}
+
+/// Refuses to hand text that a stranger chose to an input that the called workflow pastes into a script.
+fn check_handed_text(job: &Node, called: Option<&str>, path: &str, report: &mut Report<'_>) {
+    let strangers = |entry: &&Entry| flows(&entry.value).iter().any(taint::is_strangers);
+    let handed: Vec<&Entry> = job.get("with").map(Node::entries).unwrap_or_default().iter().filter(strangers).collect();
+    let Some(called) = called.filter(|_| !handed.is_empty()) else { return };
+    let Some(root) = yaml::read(&mut Report::new(Source::new("", called)), &Limits::default()) else { return };
+    let jobs = root.get("jobs").map(Node::entries).unwrap_or_default();
+    let scripts =
+        jobs.iter().flat_map(|job| job.value.get("steps").map(Node::items).unwrap_or_default()).filter_map(|step| step.get("run"));
+    let pasted: Vec<String> = scripts.flat_map(flows).map(|path| path.normal()).collect();
+    for entry in handed {
+        if pasted.contains(&format!("inputs.{}", entry.key.to_lowercase())) {
+            let message = format!(
+                "the input may hold text that a stranger chose, and the called workflow pastes `inputs.{}` into a script",
+                entry.key
+            );
+            let help = "let the called workflow pass the input through `env:`";
+            let rule = SecurityRule::UntrustedTextInScripts;
+            report.security(rule, entry.value.at.clone(), &format!("{path}.with.{}", entry.key), message, help);
+        }
+    }
+}
+
+/// The contexts whose values become part of a text.
+fn flows(node: &Node) -> Vec<caisson_expr::Path> {
+    let text = node.text().unwrap_or_default();
+    let template = caisson_expr::Template::parse(&text).ok();
+    template.iter().flat_map(caisson_expr::Template::expressions).flat_map(|(expression, _)| expression.flows()).collect()
 }
 
 struct Calls<'l> {
