@@ -75,7 +75,7 @@ pub(crate) fn entries(runs: &[RunDetail], rules: &Rules) -> String {
                 .result
                 .iter()
                 .flat_map(|result| &result.egress)
-                .filter(|entry| entry.is_new() && entry.port != 0 && entry.rule == caisson_model::outcome::LEARNING)
+                .filter(|entry| entry.is_new() && entry.port != 0 && entry.rule.starts_with(caisson_model::outcome::LEARNING))
                 .map(|entry| entry.target())
                 .collect();
             if new.is_empty() {

@@ -319,7 +319,7 @@ impl EgressEntry {
     /// Whether the step reached for something that no rule names: it was refused, or only let through to learn of it.
     pub fn is_new(&self) -> bool {
         let asked = self.kind != EgressKind::Package && self.host != "?" && self.host != "...";
-        asked && (self.verdict == Verdict::Refused || (self.kind == EgressKind::Connection && self.rule == LEARNING))
+        asked && (self.verdict == Verdict::Refused || (self.kind == EgressKind::Connection && self.rule.starts_with(LEARNING)))
     }
 }
 
