@@ -22,6 +22,11 @@ deny:
 advisories:
     cargo deny check advisories
 
+# pip install of a Django project: pip alone and through the package gateway, cold, warm and offline, in one run.
+bench-packages:
+    cargo build --release
+    python3 tests/benchmarks/packages.py target/release/caisson
+
 # Start to exit of /bin/true: plain spawn, a step, `caisson exec`, bubblewrap, in one interleaved run.
 bench:
     cargo bench --bench start

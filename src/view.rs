@@ -5,6 +5,7 @@ pub(crate) mod json;
 mod lines;
 mod live;
 pub(crate) mod news;
+mod packages;
 #[cfg(test)]
 mod sample;
 pub(crate) mod screen;

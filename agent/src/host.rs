@@ -71,10 +71,22 @@ impl HostRules {
     pub fn of_this_host(environment: &BTreeMap<String, String>) -> HostRules {
         let home = environment.get("HOME").map(PathBuf::from);
         let text = |path: PathBuf| std::fs::read_to_string(path).ok();
-        let files = Files {
+        let mut files = Files {
             pip: pip_files(environment, home.as_deref()).into_iter().filter_map(text).collect(),
+            npm: sources::npm_files(environment).into_iter().filter_map(text).collect(),
             netrc: sources::netrc_file(environment).and_then(text),
+            ..Files::default()
         };
+        files.apt_lines.extend(text(PathBuf::from("/etc/apt/sources.list")));
+        for path in entries("/etc/apt/sources.list.d") {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("list") => files.apt_lines.extend(text(path)),
+                Some("sources") => files.apt_stanzas.extend(text(path)),
+                _ => {}
+            }
+        }
+        files.apt_auth.extend(text(PathBuf::from("/etc/apt/auth.conf")));
+        files.apt_auth.extend(entries("/etc/apt/auth.conf.d").into_iter().filter_map(text));
         let gateway = Settings { store: package_store(environment, home.as_deref()), ..sources::settings(environment, &files) };
         HostRules {
             allow_missing: BTreeSet::new(),
@@ -92,6 +104,13 @@ impl HostRules {
             id_claims: PathBuf::from("/run/caisson/ids"),
         }
     }
+}
+
+/// The entries of a folder in the order of their names.
+fn entries(folder: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.sort();
+    found
 }
 
 /// Where packages are kept when nobody says otherwise: with the user's caches.

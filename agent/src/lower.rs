@@ -14,8 +14,7 @@ use crate::apt;
 use crate::capture;
 use crate::egress::service::Service;
 use crate::host::HostRules;
-use crate::index::gateway_index;
-use crate::packages;
+use crate::packages::{self, inside};
 use crate::view::{self, System};
 
 /// Where the operator's own certificate authorities appear when the system view does not show their file.
@@ -105,6 +104,11 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
     // The passage's own files stand in place of the view's.
     spec.mounts.retain(|mount| passage.mounts.iter().all(|own| own.target() != mount.target()));
     spec.mounts.extend(passage.mounts.iter().cloned());
+    // A job has an /etc and a /var of its own, with apt's configuration; a single command gets it here.
+    let alone = matches!(request.system, System::Overlay(spec::Upper::Memory { .. }));
+    if grant.identity == policy::Identity::Root && alone && passage.doors.contains(&Ecosystem::Debian) {
+        spec.mounts.extend(inside::debian(host));
+    }
     spec.mounts.extend(request.mounts);
     spec.network = passage.network.clone();
     spec.secrets = request.secrets;
@@ -136,35 +140,35 @@ pub fn limits(asked: &policy::Limits, host: &HostRules, timeout: Option<Duration
 
 /// The way out that a grant opens on this host; nothing for a closed one, but that attempts may be told.
 pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
+    // Packages come through the gateway only, also where a step asks an index by its own name.
     let mut preset_destinations = Vec::new();
-    for preset in &egress.presets {
-        match preset {
-            Preset::PythonPackages => preset_destinations.extend(host.index.destinations()),
-            // Reached through the package gateway only.
-            Preset::NodePackages | Preset::DebianPackages => {}
-        }
-    }
     let destinations = egress.allow.clone();
-    let services: Vec<Service> = Vec::new();
     let doors = packages::ecosystems(egress, &host.gateway);
-    if egress.presets.contains(&Preset::DebianPackages) && !doors.contains(&Ecosystem::Debian) {
+    let services = packages::services(&doors, egress, &host.gateway);
+    if egress.presets.contains(&Preset::DebianPackages) {
         // What no gateway fronts is reached by itself: the archives sign what they hold.
-        let archives = apt::archives().into_iter().map(|(host, port)| Destination { host, port: Some(port) });
-        preset_destinations.extend(archives);
+        let fronted = |(host, port): &(String, u16)| services.iter().any(|service| service.host == *host && service.port == *port);
+        let archives = apt::archives().into_iter().filter(|archive| !fronted(archive));
+        preset_destinations.extend(archives.map(|(host, port)| Destination { host, port: Some(port) }));
     }
     let open = egress.learn || !(destinations.is_empty() && preset_destinations.is_empty() && services.is_empty() && doors.is_empty());
     let authorities = host.index.certificates.as_ref().filter(|path| path.is_file());
     let shown: Option<&Path> = authorities.map(|path| if view::already_visible(path) { path.as_path() } else { Path::new(CERTIFICATES) });
-    let shown = shown.map(|path| path.display().to_string());
+    // Who may meet the gateway in an index's name trusts its authority beside the others.
+    let bundle = if services.is_empty() { None } else { inside::authorities(host) };
+    let shown = if bundle.is_some() { Some(CERTIFICATES.to_owned()) } else { shown.map(|path| path.display().to_string()) };
     let gateway = host.gateway.settings();
     let python = doors.contains(&Ecosystem::Python).then(|| packages::address(Ecosystem::Python));
-    let indexes = if gateway.wheelhouse.is_some() { 1 } else { gateway.python.len() };
+    let indexes = inside::indexes(gateway);
     let content = match python {
         Some(at) => host.index.gateway_configuration(shown.as_deref(), at, indexes, gateway.python_links.len()),
         None => host.index.pip_configuration(shown.as_deref(), open),
     };
     let mut mounts = vec![Mount::File { target: "/etc/pip.conf".into(), content: content.into(), mode: 0o644 }];
-    if let (Some(source), Some(CERTIFICATES)) = (authorities, shown.as_deref()) {
+    mounts.extend(inside::files(&doors, host));
+    if let Some(content) = bundle {
+        mounts.push(Mount::File { target: CERTIFICATES.into(), content: content.into(), mode: 0o644 });
+    } else if let (Some(source), Some(CERTIFICATES)) = (authorities, shown.as_deref()) {
         mounts.push(Mount::Bind { source: source.clone(), target: CERTIFICATES.into(), access: spec::Access::ReadOnly, owner: None });
     }
     let mut env = Vec::new();
@@ -196,6 +200,7 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
     let mut direct: Vec<String> = ["localhost", "127.0.0.1", "::1"]
         .into_iter()
         .filter(|name| destinations.iter().chain(&preset_destinations).all(|destination| destination.host != *name))
+        .filter(|name| services.iter().all(|service| service.host != *name))
         .map(str::to_owned)
         .collect();
     if !doors.is_empty() {
@@ -209,19 +214,7 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
             env.push((name.to_owned(), path.clone()));
         }
     }
-    if let Some(at) = python {
-        if indexes > 0 {
-            env.push(("UV_DEFAULT_INDEX".to_owned(), gateway_index(at, 0)));
-        } else {
-            env.push(("UV_NO_INDEX".to_owned(), "1".to_owned()));
-        }
-        let list = |items: Vec<String>| if items.is_empty() { None } else { Some(items.join(" ")) };
-        let extra = list((1..indexes).map(|index| gateway_index(at, index)).collect());
-        env.extend(extra.map(|extra| ("UV_INDEX".to_owned(), extra)));
-        let directories = host.index.directories().map(|path| path.display().to_string());
-        let links = directories.chain((0..gateway.python_links.len()).map(|index| format!("http://{at}/links/{index}/")));
-        env.extend(list(links.collect()).map(|links| ("UV_FIND_LINKS".to_owned(), links.replace(' ', ","))));
-    }
+    env.extend(inside::variables(&doors, host));
     let listeners = doors.iter().map(|ecosystem| packages::address(*ecosystem));
     let network = capture::network(destinations.iter().chain(&preset_destinations), &services, listeners, egress.learn);
     Passage { network, env, mounts, destinations, preset_destinations, services, doors }
@@ -263,10 +256,10 @@ mod tests {
         let opened = passage(&egress, &host(), Watch::Silent);
         let Network::Exit { listeners, capture: Some(capture) } = &opened.network else { unreachable!() };
         assert_eq!((listeners.len(), opened.doors.as_slice(), capture.leads.len()), (2, &[Ecosystem::Python][..], 2));
-        for name in ["HTTP_PROXY", "https_proxy", "NO_PROXY", "UV_DEFAULT_INDEX"] {
+        for name in ["HTTP_PROXY", "https_proxy", "NO_PROXY", "SSL_CERT_FILE"] {
             assert!(opened.env.iter().any(|(present, _)| present == name), "{name}");
         }
-        assert!(!opened.preset_destinations.is_empty());
+        assert!(opened.services.iter().any(|service| service.host == "pypi.org" && service.port == 443));
         let local = Egress { allow: vec!["127.0.0.1:3141".parse().unwrap()], ..Egress::default() };
         let direct = passage(&local, &host(), Watch::Silent).env.into_iter().find(|(name, _)| name == "NO_PROXY").unwrap().1;
         assert_eq!(direct, "localhost,::1");

@@ -1,19 +1,23 @@
 //! The package gateway of one sandbox: its doors inside, and what they tell in the ledger of the exit.
 
+pub mod inside;
+
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use caisson_gateway::answer::Terms;
-use caisson_gateway::door::{Door, DoorError};
+use caisson_gateway::door::{self, Door, DoorError, Visitor};
 use caisson_gateway::gateway::Gateway;
-use caisson_gateway::served::{Ecosystem, Origin, Served, ServedResult};
+use caisson_gateway::served::{Ecosystem, Origin, Served, ServedResult, Sink};
 use caisson_gateway::settings::Reach;
 use caisson_model::outcome::{EgressEntry, Package, PackageOrigin, Verdict};
 use caisson_model::policy::{Egress, Preset};
 use caisson_model::time::Timestamp;
 
-use crate::egress::service::Scribe;
+use crate::egress::service::{Scribe, Service, Visit};
 
 /// The loopback address at which the doors are inside: not the one that a step's own servers take, so that no proxy variable
 /// that speaks of those can mean it.
@@ -27,6 +31,44 @@ pub fn address(ecosystem: Ecosystem) -> SocketAddr {
         Ecosystem::Debian => 61083,
     };
     (ADDRESS, port).into()
+}
+
+/// What the gateway answers to in the names of the indexes, for steps that ask there. A name that policy itself lets the step reach stays
+/// what it is.
+pub fn services(ecosystems: &[Ecosystem], egress: &Egress, gateway: &Gateway) -> Vec<Service> {
+    let mut named: BTreeMap<(String, u16), Vec<Ecosystem>> = BTreeMap::new();
+    for ecosystem in ecosystems {
+        for (host, port) in gateway.names(*ecosystem) {
+            if egress.allow.iter().all(|destination| !destination.covers(&host, port)) {
+                named.entry((host, port)).or_default().push(*ecosystem);
+            }
+        }
+    }
+    let terms = terms(egress, gateway);
+    let service = |((host, port), ecosystems): ((String, u16), Vec<Ecosystem>)| {
+        let (gateway, reason): (Gateway, Arc<str>) = (gateway.clone(), egress.reason.as_str().into());
+        let ecosystems: Arc<[Ecosystem]> = ecosystems.into();
+        let serve = move |visit: Visit| {
+            let Visit { stream, host, port, scribe } = visit;
+            let (gateway, reason) = (gateway.clone(), Arc::clone(&reason));
+            let visitor = Visitor { stream, host, port, ecosystems: Arc::clone(&ecosystems), terms };
+            let sink: Sink = Arc::new(move |served: Served| scribe.record(entry(&scribe, served, &reason)));
+            let serving = async move {
+                if let Err(error) = door::receive(&gateway, visitor, sink).await {
+                    tracing::debug!(%error, "a client of an index by its own name was not served");
+                }
+            };
+            Box::pin(serving) as Pin<Box<dyn Future<Output = ()> + Send>>
+        };
+        Service { host, port, serve: Arc::new(serve) }
+    };
+    named.into_iter().map(service).collect()
+}
+
+fn terms(egress: &Egress, gateway: &Gateway) -> Terms {
+    let settings = gateway.settings();
+    let reach = if settings.offline { Reach::Offline } else { Reach::Online };
+    Terms { before: egress.before.map(|at| at.0).into_iter().chain(settings.before).min(), reach }
 }
 
 /// Whose packages a grant lets a step have of this gateway.
@@ -60,10 +102,7 @@ pub fn open(
     egress: &Egress,
     scribe: &Scribe,
 ) -> Result<Vec<Door>, DoorError> {
-    let settings = gateway.settings();
-    let before = egress.before.map(|at| at.0);
-    let reach = if settings.offline { Reach::Offline } else { Reach::Online };
-    let terms = Terms { before: before.into_iter().chain(settings.before).min(), reach };
+    let terms = terms(egress, gateway);
     let open = |(ecosystem, listener): (&Ecosystem, OwnedFd)| {
         let (scribe, reason) = (scribe.clone(), egress.reason.clone());
         let sink = Arc::new(move |served: Served| scribe.record(entry(&scribe, served, &reason)));

@@ -1,7 +1,9 @@
 //! What the host is configured for, as its package gateway needs it: indexes with their credentials. It reads no file by
 //! itself; [`crate::host`] hands the texts in. What a step sees of it is [`crate::index`]'s.
 
+mod apt;
 mod netrc;
+mod npm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +17,14 @@ use crate::index::{self, DEFAULT_INDEX, PackageIndex};
 pub struct Files {
     /// pip's, from the least to the most important.
     pub pip: Vec<String>,
+    /// apt's sources as lines, and as stanzas.
+    pub apt_lines: Vec<String>,
+    /// Likewise.
+    pub apt_stanzas: Vec<String>,
+    /// apt's logins.
+    pub apt_auth: Vec<String>,
+    /// npm's, likewise.
+    pub npm: Vec<String>,
     /// The user's `.netrc`.
     pub netrc: Option<String>,
 }
@@ -32,20 +42,36 @@ pub fn settings(environment: &BTreeMap<String, String>, files: &Files) -> Settin
     let mut settings = Settings {
         quota: DEFAULT_QUOTA,
         python,
+        npm: npm::read(environment, &files.npm),
         python_links: words("find-links").into_iter().filter_map(Source::parse).collect(),
         certificates: known.certificates,
         trusted_hosts: known.trusted_hosts,
         proxy: pip.get("proxy").map(|proxy| proxy.trim().to_owned()).filter(|proxy| !proxy.is_empty()),
         ..Settings::default()
     };
+    settings.debian = files.apt_lines.iter().flat_map(|text| apt::lines(text)).collect();
+    settings.debian.extend(files.apt_stanzas.iter().flat_map(|text| apt::stanzas(text)));
+    files.apt_auth.iter().for_each(|text| apt::let_in(&mut settings.debian, text));
     if let Some(text) = &files.netrc {
         let logins = netrc::read(text);
-        let sources = settings.python.iter_mut().chain(&mut settings.python_links);
+        let sources = settings.python.iter_mut().chain(&mut settings.python_links).chain(&mut settings.npm.registry);
         for source in sources.filter(|source| source.login.is_none()) {
             source.login = source.url.host_str().and_then(|host| netrc::login(&logins, host));
         }
     }
     settings
+}
+
+/// npm's configuration files, from the least to the most important.
+pub fn npm_files(environment: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let variable = |name: &str| {
+        let named = environment.get(name).or_else(|| environment.get(&name.to_ascii_lowercase()));
+        named.filter(|path| !path.is_empty()).map(PathBuf::from)
+    };
+    let global = variable("NPM_CONFIG_GLOBALCONFIG")
+        .map_or_else(|| ["/usr/etc/npmrc", "/usr/local/etc/npmrc", "/etc/npmrc"].map(PathBuf::from).to_vec(), |path| vec![path]);
+    let user = variable("NPM_CONFIG_USERCONFIG").or_else(|| Some(PathBuf::from(environment.get("HOME")?).join(".npmrc")));
+    global.into_iter().chain(user).collect()
 }
 
 /// Where the user's `.netrc` is.
@@ -80,6 +106,7 @@ mod tests {
         let files = Files {
             pip: vec!["[global]\nindex-url = https://me:secret@one.example/simple\nextra-index-url = https://two.example/x\nfind-links = /opt/wheels http://three.example/w\nproxy = http://p:1\n".into()],
             netrc: Some("machine two.example login you password hidden\n".into()),
+            ..Files::default()
         };
         let settings = settings(&BTreeMap::new(), &files);
         assert_eq!(urls(&settings.python), ["https://one.example/simple/", "https://two.example/x/"]);

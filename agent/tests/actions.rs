@@ -193,8 +193,15 @@ async fn index() -> std::net::SocketAddr {
 async fn packages_come_through_the_exit_and_nothing_else(launcher: Launcher) {
     let address = index().await;
     let other = index().await;
+    let store = tempfile::tempdir().unwrap();
     let floor = Floor::with(&launcher, |host| {
         host.index = caisson_agent::index::PackageIndex { index_url: Some(format!("http://{address}/simple")), ..Default::default() };
+        host.gateway = caisson_gateway::gateway::Gateway::new(caisson_gateway::settings::Settings {
+            store: store.path().to_owned(),
+            quota: 1 << 30,
+            python: caisson_gateway::settings::Source::parse(&format!("http://{address}/simple")).into_iter().collect(),
+            ..Default::default()
+        });
     });
     let granted = |script: &str| {
         let mut step: StepSpec = when("always()", run(script));

@@ -217,7 +217,7 @@ impl Admission<'_> {
     /// its sandbox, as the package manager needs.
     fn installs_debian(&mut self, step: &StepSpec, own: &BTreeSet<String>, rule: &StepRule, construct: &str) -> bool {
         let Action::Run { script, shell, .. } = &step.action else { return false };
-        if self.rules.network.install.preset().is_none() || rule.root == Some(false) {
+        if self.rules.network.install.presets().is_empty() || rule.root == Some(false) {
             return false;
         }
         let why = match debian::read(&script.0, shell.as_ref().map(|shell| shell.0.as_str())) {
@@ -240,12 +240,26 @@ impl Admission<'_> {
     /// What the step reaches when no rule speaks of it, and why.
     fn default_presets(&mut self, step: &StepSpec, own: &BTreeSet<String>, construct: &str) -> (Vec<Preset>, String) {
         let closed = (Vec::new(), String::new());
-        let Some(preset) = self.rules.network.install.preset() else { return closed };
+        let open = self.rules.network.install.presets();
+        if open.is_empty() {
+            return closed;
+        }
+        let mut wanted: Vec<Preset> = open.to_vec();
         let reason = match &step.action {
-            Action::Uses { action, .. } if INSTALLING_ACTIONS.contains(&action.as_str()) => format!("default: {action}"),
+            Action::Uses { action, .. } if INSTALLING_ACTIONS.contains(&action.as_str()) => {
+                wanted.retain(|preset| *preset == Preset::PythonPackages);
+                format!("default: {action}")
+            }
             Action::Uses { .. } | Action::NoOp { .. } | Action::Composite(_) | Action::Node(_) => return closed,
             Action::Run { script, shell, .. } => match install::read(&script.0, shell.as_ref().map(|shell| shell.0.as_str())) {
-                Reading::Installs => "default: installs packages".to_owned(),
+                Reading::Installs => {
+                    let named = install::presets(&script.0);
+                    wanted.retain(|preset| named.contains(preset));
+                    if wanted.is_empty() {
+                        return closed;
+                    }
+                    "default: installs packages".to_owned()
+                }
                 Reading::Other => return closed,
                 Reading::Mixed { because } => {
                     self.warn(
@@ -268,7 +282,7 @@ impl Admission<'_> {
             );
             return closed;
         }
-        (vec![preset], reason)
+        (wanted, reason)
     }
 
     fn secret(&mut self, name: &str, rule: &StepRule, step: &StepSpec, construct: &str) -> bool {
@@ -321,7 +335,7 @@ impl Admission<'_> {
             allow,
             presets,
             ranges: if closed { Vec::new() } else { ranges.collect() },
-            before: None,
+            before: rule.before.or(network.before).map(|moment| moment.0),
             bytes: rule.bytes.or(network.bytes).map(|size| size.0),
             connections: rule.connections.or(network.connections).and_then(|count| u32::try_from(count.0).ok()),
             learn: network.learning,

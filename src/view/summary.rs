@@ -11,6 +11,7 @@ use crate::artifacts::Fetched;
 use crate::clock;
 use crate::quantity;
 use crate::view::board::{Board, JobEntry, StepEntry};
+use crate::view::packages::Packages;
 use crate::view::text;
 
 /// How many lines of one kind are shown before the rest is counted.
@@ -153,8 +154,12 @@ impl Painter<'_> {
     fn network(&self, out: &mut String) {
         // What one step did to one place is one line, with a count; refusals first.
         let mut seen: BTreeMap<Attempt<'_>, (u32, u64)> = BTreeMap::new();
+        let mut packages = Packages::default();
         for (job, step) in self.steps() {
             for entry in step.view.result.iter().flat_map(|result| &result.egress) {
+                if packages.take(&self.place(job, step), entry) {
+                    continue;
+                }
                 let word = match entry.verdict {
                     Verdict::Allowed => "allowed",
                     Verdict::Refused => "refused",
@@ -166,10 +171,13 @@ impl Painter<'_> {
                 *bytes += entry.sent + entry.received;
             }
         }
-        if seen.is_empty() {
+        if seen.is_empty() && packages.is_empty() {
             return;
         }
         self.heading(out, "Network");
+        for (place, sum) in packages.lines().take(MOST) {
+            let _ = writeln!(out, "  {} {sum}  {place}", self.style(Style::new().green()).apply_to(format!("{:<11}", "packages")));
+        }
         for ((_, place, word, host, rule), (count, bytes)) in seen.iter().take(MOST) {
             let style = if *word == "allowed" { Style::new().green() } else { Style::new().red() };
             let times = if *count > 1 { format!(" x{count}") } else { String::new() };

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
@@ -12,13 +14,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use url::Url;
 
 use crate::answer::{Answer, Subject, Terms};
+use crate::authority::AuthorityError;
 use crate::fetch;
 use crate::gateway::{Gateway, OpenError, Shelves};
+use crate::name;
+use crate::npm::Tarballs;
 use crate::python::project::Links;
 use crate::reply::{self, Body, Ended};
 use crate::served::{Ecosystem, Origin, Served, ServedResult, Sink};
@@ -44,6 +52,12 @@ pub enum DoorError {
     /// The gateway is not usable.
     #[error("open the package gateway")]
     Gateway(#[from] OpenError),
+    /// It cannot answer in an index's name.
+    #[error("answer in the name of a package index")]
+    Authority(#[from] AuthorityError),
+    /// Likewise, when the reason is everybody's.
+    #[error("answer in the name of a package index")]
+    NoAuthority(#[from] Arc<AuthorityError>),
 }
 
 /// A listener that is served. Dropping it ends its connections.
@@ -57,10 +71,107 @@ pub struct Door {
 #[derive(Clone)]
 struct Room {
     shelves: Arc<Shelves>,
-    ecosystem: Ecosystem,
+    front: Front,
+    ecosystems: Arc<[Ecosystem]>,
+    /// Where clients find a door, when they come by one.
+    local: Option<SocketAddr>,
     terms: Terms,
     sink: Sink,
     closed: watch::Receiver<bool>,
+}
+
+/// How a client came.
+#[derive(Clone, Debug)]
+enum Front {
+    /// To a door, whose paths are the gateway's own.
+    Door(Ecosystem),
+    /// To the name of an index, whose paths are the index's.
+    Named(Url),
+}
+
+/// A client that came to the name of an index.
+#[derive(Debug)]
+pub struct Visitor<S> {
+    /// The connection, from its first byte.
+    pub stream: S,
+    /// The name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Whose packages it may have.
+    pub ecosystems: Arc<[Ecosystem]>,
+    /// Under which terms.
+    pub terms: Terms,
+}
+
+/// Serves a client that came to the name of an index, in that name, to its end. Whether it greets in TLS is seen from its first byte.
+/// Dropping the future ends the connection.
+///
+/// # Errors
+/// [`DoorError`], when nothing was served.
+pub async fn receive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gateway: &Gateway,
+    visitor: Visitor<S>,
+    sink: Sink,
+) -> Result<(), DoorError> {
+    let Visitor { mut stream, host, port, ecosystems, terms } = visitor;
+    let shelves = gateway.shelves()?;
+    let (open, closed) = watch::channel(false);
+    let room = |scheme: &str| {
+        let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let base = Url::parse(&format!("{scheme}://{shown}:{port}/")).map_err(io::Error::other)?;
+        let front = Front::Named(base);
+        Ok::<_, io::Error>(Room { shelves, front, ecosystems, local: None, terms, sink, closed })
+    };
+    let mut first = [0];
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut first)).await.map_err(io::Error::other)??;
+    if read == 0 {
+        return Ok(());
+    }
+    let stream = Again { first: Some(first[0]), stream };
+    // The first byte of a TLS greeting (RFC 8446, 5.1); no method of HTTP begins with it.
+    if first[0] == 22 {
+        let acceptor = TlsAcceptor::from(gateway.authority()?.server(&host)?);
+        let stream = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await.map_err(io::Error::other)??;
+        room("https")?.serve(stream).await;
+    } else {
+        room("http")?.serve(stream).await;
+    }
+    drop(open);
+    Ok(())
+}
+
+/// A stream with its first byte put back.
+#[derive(Debug)]
+struct Again<S> {
+    first: Option<u8>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Again<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buffer.remaining() > 0
+            && let Some(first) = self.first.take()
+        {
+            buffer.put_slice(&[first]);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Again<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 impl Door {
@@ -74,7 +185,8 @@ impl Door {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let (closing, closed) = watch::channel(false);
-        let room = Room { shelves, ecosystem, terms, sink, closed };
+        let local = Some(listener.local_addr()?);
+        let room = Room { shelves, front: Front::Door(ecosystem), ecosystems: [ecosystem].into(), local, terms, sink, closed };
         let accepting = Some(tokio::spawn(accept(listener, room)));
         Ok(Door { closing, accepting })
     }
@@ -116,6 +228,9 @@ async fn accept(listener: TcpListener, room: Room) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let room = room.clone();
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "a connection keeps its delay");
+                    }
                     open.spawn(async move {
                         room.serve(stream).await;
                         drop(slot);
@@ -135,10 +250,7 @@ async fn accept(listener: TcpListener, room: Room) {
 }
 
 impl Room {
-    async fn serve(&self, stream: TcpStream) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request).await) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -171,12 +283,24 @@ impl Room {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
         let accept = Some(accept.as_str()).filter(|accept| !accept.is_empty());
-        let (subject, answer) = match self.ecosystem {
-            Ecosystem::Python => match self.shelves.python.read(&segments) {
-                Ok(ask) => (self.shelves.python.subject(&ask), self.shelves.python.answer(ask, self.terms, accept, Links::Gateway).await),
+        let shelves = &self.shelves;
+        let (subject, answer) = match &self.front {
+            Front::Door(Ecosystem::Python) => match shelves.python.read(&segments) {
+                Ok(ask) => (shelves.python.subject(&ask), shelves.python.answer(ask, self.terms, accept, Links::Gateway).await),
                 Err(unserved) => (Subject::default(), Err(unserved)),
             },
-            Ecosystem::Npm | Ecosystem::Debian => (Subject::default(), Err(Unserved::refused("not served here"))),
+            Front::Door(Ecosystem::Npm) => match shelves.npm.read(&segments) {
+                Ok(ask) => {
+                    let tarballs = self.local.map_or(Tarballs::Registry, Tarballs::Gateway);
+                    (shelves.npm.subject(&ask), shelves.npm.answer(ask, self.terms, accept, tarballs).await)
+                }
+                Err(unserved) => (Subject::default(), Err(unserved)),
+            },
+            Front::Door(Ecosystem::Debian) => match shelves.debian.read(&segments) {
+                Ok(ask) => (shelves.debian.subject(&ask), shelves.debian.answer(ask, self.terms).await),
+                Err(unserved) => (Subject::default(), Err(unserved)),
+            },
+            Front::Named(base) => self.answer_named(base, request.uri().path(), &segments, accept).await,
         };
         match answer {
             Err(unserved) => {
@@ -197,11 +321,40 @@ impl Room {
                 let room = self.clone();
                 let ending = Box::new(move |ended: Ended| room.ended(at, subject, origin, head, ended));
                 let mut response = reply::file(&self.shelves.fetcher, request.headers(), head, found, ending).await;
-                if self.ecosystem == Ecosystem::Debian {
+                if matches!(self.front, Front::Door(Ecosystem::Debian)) {
                     response.headers_mut().remove(CONTENT_TYPE);
                 }
                 response
             }
+        }
+    }
+
+    /// Answers in an index's own name.
+    async fn answer_named(&self, base: &Url, path: &str, segments: &[&str], accept: Option<&str>) -> (Subject, Result<Answer, Unserved>) {
+        let shelves = &self.shelves;
+        let at = Subject {
+            host: base.host_str().unwrap_or_default().to_owned(),
+            port: base.port_or_known_default().unwrap_or(0),
+            ..Subject::default()
+        };
+        let Ok(url) = base.join(path) else { return (at, Err(Unserved::refused("the path is malformed"))) };
+        let python = self.ecosystems.contains(&Ecosystem::Python).then(|| shelves.python.read_address(&url, segments)).flatten();
+        match python {
+            Some(Ok(ask)) => return (shelves.python.subject(&ask), shelves.python.answer(ask, self.terms, accept, Links::Index).await),
+            Some(Err(unserved)) => return (at, Err(unserved)),
+            None => {}
+        }
+        let npm = self.ecosystems.contains(&Ecosystem::Npm).then(|| shelves.npm.read_address(&url, segments)).flatten();
+        match npm {
+            Some(Ok(ask)) => return (shelves.npm.subject(&ask), shelves.npm.answer(ask, self.terms, accept, Tarballs::Registry).await),
+            Some(Err(unserved)) => return (at, Err(unserved)),
+            None => {}
+        }
+        let debian = self.ecosystems.contains(&Ecosystem::Debian).then(|| shelves.debian.read_address(&url, segments)).flatten();
+        match debian {
+            Some(Ok(ask)) => (shelves.debian.subject(&ask), shelves.debian.answer(ask, self.terms).await),
+            Some(Err(unserved)) => (at, Err(unserved)),
+            None => (at, Err(Unserved::refused("of this host only packages pass the gateway"))),
         }
     }
 
@@ -219,9 +372,17 @@ impl Room {
         self.tell(at, subject, ended.bytes, ended.digest.map(|digest| format!("sha256:{digest}")).unwrap_or_default(), result);
     }
 
+    fn ecosystem(&self, file: &str) -> Ecosystem {
+        match &self.front {
+            Front::Door(ecosystem) => *ecosystem,
+            Front::Named(_) if self.ecosystems.contains(&Ecosystem::Npm) && name::of_python_file(file).is_none() => Ecosystem::Npm,
+            Front::Named(_) => self.ecosystems.first().copied().unwrap_or(Ecosystem::Python),
+        }
+    }
+
     fn tell(&self, at: u64, subject: Subject, bytes: u64, digest: String, result: ServedResult) {
         let Subject { name, file, host, port, .. } = subject;
-        (self.sink)(Served { at, ecosystem: self.ecosystem, host, port, name, file, digest, bytes, result });
+        (self.sink)(Served { at, ecosystem: self.ecosystem(&file), host, port, name, file, digest, bytes, result });
     }
 }
 

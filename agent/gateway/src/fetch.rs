@@ -281,6 +281,29 @@ impl Fetcher {
         Ok(Found::Coming(flight))
     }
 
+    /// A file, once all of it is stored.
+    pub(crate) async fn whole(self: &Arc<Self>, want: FileWant) -> Result<Stored, Unserved> {
+        let flight = match self.file(want)? {
+            Found::Stored(stored, _) => return Ok(stored),
+            Found::Coming(flight) => flight,
+        };
+        let mut watch = flight.watch();
+        loop {
+            let progress = watch.borrow_and_update().clone();
+            match progress {
+                Progress::Failed(unserved) => return Err(unserved),
+                Progress::Whole { digest, .. } => {
+                    let gone = || Unserved::failed("the file was evicted as soon as it was stored; the quota is too small");
+                    return self.store.find(digest).ok_or_else(gone);
+                }
+                Progress::Coming { .. } | Progress::Asking => {}
+            }
+            if watch.changed().await.is_err() {
+                return Err(Unserved::failed("the gateway is closing"));
+            }
+        }
+    }
+
     /// Whether a file is stored.
     pub(crate) fn has_file(&self, url: &Url, stated: &Stated) -> bool {
         match stated.single_sha256() {

@@ -21,11 +21,14 @@
 //! [`settings::Settings`] says what the host is configured for; [`gateway::Gateway`] is made once, a [`door::Door`] per step.
 
 pub mod answer;
+pub mod authority;
+mod debian;
 pub mod digest;
 pub mod door;
 mod fetch;
 pub mod gateway;
 mod name;
+mod npm;
 mod python;
 mod reply;
 pub mod served;

@@ -22,7 +22,6 @@ pub(crate) fn python(text: &str) -> Option<String> {
     Some(name)
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the npm registry is served next"))]
 /// Whether an npm package can have this name: `name` or `@scope/name`.
 pub(crate) fn is_npm(text: &str) -> bool {
     let part = |text: &str| {

@@ -25,6 +25,8 @@ use crate::unserved::{Kind, Unserved};
 
 /// What indexes are asked for: JSON if they have it, else HTML.
 const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
+/// The host of the public index's files.
+pub(crate) const PUBLIC_FILES: &str = "files.pythonhosted.org";
 /// Bytes of pages whose meaning is kept in memory.
 const REMEMBERED: usize = 32 << 20;
 
@@ -39,6 +41,8 @@ pub(crate) enum Ask {
     File { place: Place, file: String, part: Part },
     /// A page under another spelling of its path.
     Moved(String),
+    /// What the public index tells of a project or a release beside the simple API, as some clients want it.
+    Told { index: usize, project: String, release: Option<String> },
 }
 
 /// Whose page names a file.
@@ -48,6 +52,8 @@ pub(crate) enum Place {
     Project { index: usize, project: String },
     /// A page of links.
     Links { index: usize },
+    /// Whichever project's page has this address.
+    Address { project: String, url: Url },
 }
 
 /// Which part of a file.
@@ -95,6 +101,7 @@ impl Python {
         };
         let indexes = if self.wheelhouse.is_some() { 1 } else { self.indexes.len() };
         match segments {
+            [_, "simple"] | [_, "simple", ""] => Err(Unserved::absent("the gateway has no list of all projects")),
             [index, "simple", project, rest @ ..] if rest.is_empty() || rest == [""] => {
                 let index = number(index, indexes)?;
                 let normal = name::python(project).ok_or_else(|| Unserved::refused("that is no name of a project"))?;
@@ -103,7 +110,6 @@ impl Python {
                 }
                 Ok(Ask::Moved(format!("/{index}/simple/{normal}/")))
             }
-            [_, "simple"] | [_, "simple", ""] => Err(Unserved::absent("the gateway has no list of all projects")),
             [index, "files", project, text] => {
                 let index = number(index, indexes)?;
                 let project = name::python(project).filter(|normal| normal == project).ok_or_else(none)?;
@@ -119,6 +125,53 @@ impl Python {
         }
     }
 
+    /// Reads the address of a request that was made in an index's own name; `None` when no index is there.
+    pub(crate) fn read_address(&self, url: &Url, segments: &[&str]) -> Option<Result<Ask, Unserved>> {
+        for (index, source) in self.indexes.iter().enumerate().filter(|(_, source)| source.url.origin() == url.origin()) {
+            let own: Vec<&str> = source.url.path_segments().into_iter().flatten().filter(|segment| !segment.is_empty()).collect();
+            if let Some(rest) = segments.strip_prefix(own.as_slice()) {
+                let rest: Vec<&str> = rest.to_vec();
+                match rest.as_slice() {
+                    [] | [""] => return Some(Err(Unserved::absent("the gateway has no list of all projects"))),
+                    [project] | [project, ""] if !project.is_empty() && name::of_python_file(project).is_none() => {
+                        let Some(normal) = name::python(project) else {
+                            return Some(Err(Unserved::refused("that is no name of a project")));
+                        };
+                        return Some(Ok(match normal == *project && rest.len() == 2 {
+                            true => Ask::Page { index, project: normal },
+                            false => Ask::Moved(format!("{}{normal}/", source.url.path())),
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+            let release =
+                |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+' | '!')).then(|| text.to_owned());
+            let told = match segments {
+                ["pypi", project, "json"] => name::python(project).map(|project| (project, None)),
+                ["pypi", project, version, "json"] => name::python(project).zip(release(version).map(Some)),
+                _ => None,
+            };
+            if let (Some((project, release)), "pypi.org") = (told, url.host_str().unwrap_or_default()) {
+                return Some(Ok(Ask::Told { index, project, release }));
+            }
+        }
+        if let Some(index) =
+            self.links.iter().position(|source| source.url.as_str().trim_end_matches('/') == url.as_str().trim_end_matches('/'))
+        {
+            return Some(Ok(Ask::Links { index }));
+        }
+        let text = segments.last()?;
+        let (file, part) = match text.strip_suffix(".metadata") {
+            Some(file) => (file, Part::Metadata),
+            None => (*text, Part::Whole),
+        };
+        let (project, _) = name::of_python_file(file).filter(|_| name::is_file(file))?;
+        let mut url = url.clone();
+        url.set_path(url.path().strip_suffix(".metadata").unwrap_or(url.path()).to_owned().as_str());
+        Some(Ok(Ask::File { place: Place::Address { project, url }, file: file.to_owned(), part }))
+    }
+
     /// What a request is about.
     pub(crate) fn subject(&self, ask: &Ask) -> Subject {
         let (source, name, file) = match ask {
@@ -129,9 +182,14 @@ impl Python {
                 let name = name::of_python_file(file).map(|(name, _)| name).unwrap_or_default();
                 (self.links.get(*index), name, file.clone())
             }
+            Ask::File { place: Place::Address { project, .. }, file, .. } => (None, project.clone(), file.clone()),
+            Ask::Told { index, project, .. } => (self.indexes.get(*index), project.clone(), String::new()),
             Ask::Moved(_) => (None, String::new(), String::new()),
         };
-        let url = source.filter(|_| self.wheelhouse.is_none()).map(|source| &source.url);
+        let url = match ask {
+            Ask::File { place: Place::Address { url, .. }, .. } => Some(url),
+            _ => source.filter(|_| self.wheelhouse.is_none()).map(|source| &source.url),
+        };
         Subject {
             name,
             file,
@@ -146,7 +204,14 @@ impl Python {
         match ask {
             Ask::Moved(path) => Ok(Answer::Moved(path)),
             Ask::Page { index, project } => {
-                let (page, digest) = self.project(index, &project, terms, Freshness::Current).await?;
+                let (mut page, digest) = self.project(index, &project, terms, Freshness::Current).await?;
+                if let (Links::Index, Some(source)) = (links, self.indexes.get(index)) {
+                    let origins: Vec<url::Origin> =
+                        self.indexes.iter().map(|source| source.url.origin()).chain(self.public_files()).collect();
+                    if let Ok(at) = source.url.join(&format!("{project}/")) {
+                        page = Arc::new(Project::clone(&page).gathered(&at, &origins));
+                    }
+                }
                 self.document(&project, &page, digest, terms, accept, links)
             }
             Ask::Links { index } => {
@@ -154,7 +219,29 @@ impl Python {
                 self.document("packages", &page, digest, terms, accept, if links == Links::Gateway { Links::Beside } else { links })
             }
             Ask::File { place, file, part } => self.file(&place, &file, part, terms).await,
+            Ask::Told { index, project, release } => self.told(index, &project, release, terms).await,
         }
+    }
+
+    /// Where the public index has its files, when it is one of the host's.
+    fn public_files(&self) -> Option<url::Origin> {
+        let public = self.indexes.iter().any(|source| source.url.host_str() == Some("pypi.org"));
+        public.then(|| Url::parse(&format!("https://{PUBLIC_FILES}/")).ok().map(|url| url.origin())).flatten()
+    }
+
+    /// What the public index tells beside the simple API, as it is.
+    async fn told(&self, index: usize, project: &str, release: Option<String>, terms: Terms) -> Result<Answer, Unserved> {
+        if terms.before.is_some() || self.wheelhouse.is_some() {
+            return Err(Unserved::absent("of an earlier day, and of a folder, only the simple API is known"));
+        }
+        let source = self.indexes.get(index).ok_or_else(|| Unserved::refused("there is no such index"))?;
+        let path = release.map_or_else(|| format!("/pypi/{project}/json"), |release| format!("/pypi/{project}/{release}/json"));
+        let url = source.url.join(&path).map_err(|_| Unserved::refused("that is no name of a project"))?;
+        let what = format!("description of project '{project}'");
+        let want = PageWant { url, accept: None, stated: Stated::default(), freshness: Freshness::Current, reach: terms.reach, what };
+        let page = self.fetcher.page(&want).await?;
+        let bytes = self.fetcher.read(page.digest).await?;
+        Ok(Answer::Document { content_type: "application/json", tag: page.digest.to_string(), bytes })
     }
 
     fn document(
@@ -196,12 +283,16 @@ impl Python {
     }
 
     async fn file(&self, place: &Place, file: &str, part: Part, terms: Terms) -> Result<Answer, Unserved> {
+        if let Place::Address { project, url } = place {
+            return self.file_at(project, url, file, part, terms).await;
+        }
         let mut found = None;
         // Whoever asks for a file has mostly just read the page; an old page is asked again before it is believed that it does not name it.
         for freshness in [Freshness::Any, Freshness::Current] {
             let (page, _) = match place {
                 Place::Project { index, project } => self.project(*index, project, terms, freshness).await?,
                 Place::Links { index } => self.linked(*index, terms, freshness).await?,
+                Place::Address { .. } => break,
             };
             found = page.file(file).cloned();
             if found.is_some() {
@@ -214,11 +305,44 @@ impl Python {
         {
             return self.in_folder(&found, part).await;
         }
+        self.serve(&found, file, part, terms)
+    }
+
+    /// A file by the address at which an index has it, if that index names it there.
+    async fn file_at(&self, project: &str, url: &Url, file: &str, part: Part, terms: Terms) -> Result<Answer, Unserved> {
+        if self.wheelhouse.is_some() {
+            // Whatever the address: the folder stands in for all indexes.
+            let (page, _) = self.project(0, project, terms, Freshness::Current).await?;
+            let found = page.file(file).ok_or_else(|| Unserved::absent(format!("the folder has no '{file}'")))?;
+            return self.in_folder(found, part).await;
+        }
+        let mut failed = None;
+        for freshness in [Freshness::Any, Freshness::Current] {
+            for index in 0..self.indexes.len() {
+                match self.project(index, project, terms, freshness).await {
+                    Ok((page, _)) => {
+                        let same = |found: &&ProjectFile| found.url.path() == url.path() && found.url.origin() == url.origin();
+                        // Where a page of ours led to it.
+                        let beside = self.indexes[index].url.join(&format!("../files/{}", file.replace('%', "%25").replace('+', "%2B")));
+                        let led = beside.is_ok_and(|beside| beside == *url);
+                        if let Some(found) = page.files.iter().find(same).or_else(|| page.file(file).filter(|_| led)) {
+                            return self.serve(found, file, part, terms);
+                        }
+                    }
+                    Err(unserved) if unserved.kind == Kind::Absent && terms.reach == Reach::Online => {}
+                    Err(unserved) => failed = Some(unserved),
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Unserved::refused(format!("no index of this host names a file '{file}' there"))))
+    }
+
+    fn serve(&self, found: &ProjectFile, file: &str, part: Part, terms: Terms) -> Result<Answer, Unserved> {
         let (url, stated, what) = match part {
             Part::Whole => (found.url.clone(), found.stated(), file.to_owned()),
             Part::Metadata => {
                 let (url, stated) =
-                    metadata_of(&found).ok_or_else(|| Unserved::absent(format!("the index offers no metadata of '{file}'")))?;
+                    metadata_of(found).ok_or_else(|| Unserved::absent(format!("the index offers no metadata of '{file}'")))?;
                 (url, stated, format!("{file}.metadata"))
             }
         };

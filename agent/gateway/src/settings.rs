@@ -121,6 +121,8 @@ pub struct Archive {
     pub suites: Vec<String>,
     /// Its components; none for a flat archive.
     pub components: Vec<String>,
+    /// Options that a package manager inside needs too, such as `Signed-By`, as deb822 fields.
+    pub options: Vec<(String, String)>,
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! Whether a script does nothing but install Python packages. In doubt it does more.
+//! Whether a script does nothing but install packages. In doubt it does more.
+
+use caisson_model::policy::Preset;
 
 use crate::policy::apt;
 use crate::policy::shell::{self, Command, Word};
@@ -40,6 +42,9 @@ const TELLING_VARIABLES: [&str; 12] = [
 /// The runner's own files, which take lines of text, and the place where output is dropped.
 const OUTPUTS: [&str; 6] = ["/dev/null", "$GITHUB_ENV", "$GITHUB_OUTPUT", "$GITHUB_PATH", "$GITHUB_STEP_SUMMARY", "/dev/stderr"];
 
+/// Clients of the npm registry.
+const NODE_TOOLS: [&str; 3] = ["npm", "yarn", "pnpm"];
+
 /// What a command means for its script.
 enum Meaning {
     Installs,
@@ -54,6 +59,17 @@ pub fn read(script: &str, shell: Option<&str>) -> Reading {
         Err(because) if mentions_installing(script) => Reading::Mixed { because },
         Err(_) => Reading::Other,
     }
+}
+
+/// Whose packages an installing script speaks of.
+pub fn presets(script: &str) -> Vec<Preset> {
+    let words: Vec<&str> = script.split(|c: char| c.is_whitespace() || "();&|`$\"'/".contains(c)).collect();
+    let any = |tools: &[&str]| words.iter().any(|word| tools.contains(word));
+    let node = any(&NODE_TOOLS);
+    let python =
+        any(&["uv", "poetry", "pipenv", "pdm", "virtualenv"]) || words.iter().any(|word| is_tool(word, "pip") || is_tool(word, "python"));
+    let found = [(python, Preset::PythonPackages), (node, Preset::NodePackages)];
+    found.into_iter().filter_map(|(there, preset)| there.then_some(preset)).collect()
 }
 
 fn judge(script: &str, shell: Option<&str>) -> Result<bool, String> {
@@ -82,6 +98,8 @@ fn mentions_installing(script: &str) -> bool {
             let tool = pair[0].rsplit('/').next().unwrap_or_default();
             match tool {
                 "uv" => matches!(pair[1], "pip" | "sync" | "add"),
+                "npm" => matches!(pair[1], "ci" | "install"),
+                "yarn" | "pnpm" => pair[1] == "install",
                 "poetry" | "pipenv" => matches!(pair[1], "install" | "sync"),
                 tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
             }
@@ -127,6 +145,9 @@ fn meaning(command: &Command) -> Result<Meaning, String> {
         "poetry" if matches!(sub(), Some("install" | "lock")) => Ok(Meaning::Installs),
         "poetry" if sub() == Some("config") => Ok(Meaning::Harmless),
         "pipenv" if matches!(sub(), Some("install" | "sync")) => Ok(Meaning::Installs),
+        "npm" if matches!(sub(), Some("ci" | "install" | "i" | "clean-install")) => Ok(Meaning::Installs),
+        "yarn" | "pnpm" if matches!(sub(), Some("install" | "i")) => Ok(Meaning::Installs),
+        "npm" | "yarn" | "pnpm" => Err(format!("{name} {} may run more than an installation", sub().unwrap_or_default())),
         "uv" | "poetry" | "pipenv" => Err(format!("{name} {} may run more than an installation", sub().unwrap_or_default())),
         "virtualenv" => Ok(Meaning::Harmless),
         "source" | "." => match arguments {
@@ -197,6 +218,8 @@ mod tests {
     fn scripts_are_what_they_are() {
         let installs = [
             "pip install -r requirements.txt",
+            "npm ci",
+            "npm install --no-save && pip install x",
             "pip install django",
             "pip3 install .",
             "pip3.12 install -e '.[test]'",
@@ -303,7 +326,7 @@ mod tests {
             "c*l evil; pip install x",
             "uv run pytest; uv sync",
             "poetry run pytest && poetry install",
-            "npm ci && pip install x",
+            "npm ci && npm test",
             "[[ -f x ]] && pip install x",
             "time pip install x",
             "coproc pip install x",

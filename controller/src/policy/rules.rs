@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
 use caisson_model::policy::{AddressRange, Destination, Preset};
+use caisson_model::time::Timestamp;
 use caisson_workflow::{Limits, SecurityRule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -64,25 +65,30 @@ pub struct Network {
     /// Whether this run learns; set by whoever starts it.
     #[serde(skip)]
     pub learning: bool,
+    /// Package indexes answer as they stood before this day or moment.
+    pub before: Option<Moment>,
 }
 
 /// What install steps get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Install {
-    /// The package index.
+    /// The packages that they install, of the indexes that the agent's host is configured for.
     #[default]
+    Packages,
+    /// Python packages only.
     PythonPackages,
     /// Nothing.
     None,
 }
 
 impl Install {
-    /// The group of destinations, if any.
-    pub fn preset(self) -> Option<Preset> {
+    /// The groups of destinations.
+    pub fn presets(self) -> &'static [Preset] {
         match self {
-            Install::PythonPackages => Some(Preset::PythonPackages),
-            Install::None => None,
+            Install::Packages => &[Preset::PythonPackages, Preset::NodePackages],
+            Install::PythonPackages => &[Preset::PythonPackages],
+            Install::None => &[],
         }
     }
 }
@@ -165,6 +171,8 @@ pub struct StepRule {
     pub allow: Option<Vec<Destination>>,
     /// Groups of destinations, in place of the default.
     pub presets: Option<Vec<Group>>,
+    /// Package indexes answer it as they stood before this day or moment.
+    pub before: Option<Moment>,
     /// Private ranges that the names may resolve to, beside those of every step.
     pub ranges: Option<Vec<AddressRange>>,
     /// Bytes that it may carry over the network, in place of `[network]`.
@@ -248,6 +256,7 @@ impl Rules {
                 ranges: rule.ranges.clone().or(sum.ranges),
                 bytes: rule.bytes.or(sum.bytes),
                 connections: rule.connections.or(sum.connections),
+                before: rule.before.or(sum.before),
                 root: rule.root.or(sum.root),
                 system_calls: rule.system_calls.clone().or(sum.system_calls),
                 secrets: rule.secrets.clone().or(sum.secrets),
@@ -348,6 +357,22 @@ impl<'de> Deserialize<'de> for Cores {
             return Err(D::Error::custom("a number of cores is from 0.01 to 4096"));
         }
         Ok(Cores(milli.round() as u32))
+    }
+}
+
+/// A day, which means its first moment in UTC, or a moment: `2024-05-01`, `2024-05-01T12:00:00Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub Timestamp);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Moment, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+        let moment = text.parse::<jiff::Timestamp>().ok().or_else(|| day().map(|day| day.timestamp()));
+        let millis = moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok());
+        millis.map(|millis| Moment(Timestamp(millis))).ok_or_else(|| {
+            D::Error::custom(format_args!("{text:?} is neither a day nor a moment: write 2024-05-01 or 2024-05-01T12:00:00Z"))
+        })
     }
 }
 

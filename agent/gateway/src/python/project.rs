@@ -52,7 +52,6 @@ pub(crate) enum Links {
     Gateway,
     /// To the gateway's own files, relative to a page of links.
     Beside,
-    #[cfg_attr(not(test), expect(dead_code, reason = "clients of the index by its own name are served next"))]
     /// Where the index has them: for a client that asked the index by its own name.
     Index,
 }
@@ -218,6 +217,19 @@ impl Project {
             Form::Json => self.json(project, links),
             Form::Html | Form::Text => self.html(project, links).into_bytes(),
         }
+    }
+
+    /// With links of [`Links::Index`], files that lie at none of these origins are led to beside the pages instead: nothing answers in
+    /// the names of other hosts.
+    pub(crate) fn gathered(mut self, at: &Url, origins: &[url::Origin]) -> Project {
+        for file in &mut self.files {
+            if !origins.contains(&file.url.origin())
+                && let Ok(beside) = at.join(&format!("../../files/{}", file.name.replace('%', "%25").replace('+', "%2B")))
+            {
+                file.url = beside;
+            }
+        }
+        self
     }
 
     fn json(&self, project: &str, links: Links) -> Vec<u8> {
