@@ -167,7 +167,7 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
     let mut mounts = vec![Mount::File { target: "/etc/pip.conf".into(), content: content.into(), mode: 0o644 }];
     mounts.extend(inside::files(&doors, host));
     if let Some(content) = bundle {
-        mounts.push(Mount::File { target: CERTIFICATES.into(), content: content.into(), mode: 0o644 });
+        mounts.push(Mount::File { target: CERTIFICATES.into(), content, mode: 0o644 });
     } else if let (Some(source), Some(CERTIFICATES)) = (authorities, shown.as_deref()) {
         mounts.push(Mount::Bind { source: source.clone(), target: CERTIFICATES.into(), access: spec::Access::ReadOnly, owner: None });
     }

@@ -37,6 +37,9 @@ pub struct Output<A: AgentApi> {
     said_bytes: usize,
 }
 
+/// Names with their values, in the order in which they were set.
+pub type Entries = Vec<(String, String)>;
+
 /// What a step said by commands.
 #[derive(Debug, Default)]
 pub struct Said {
@@ -119,7 +122,7 @@ impl<A: AgentApi> Output<A> {
     }
 
     /// The outputs and states that commands set since the last call.
-    pub fn take(&mut self) -> (Vec<(String, String)>, Vec<(String, String)>) {
+    pub fn take(&mut self) -> (Entries, Entries) {
         (std::mem::take(&mut self.said.outputs), std::mem::take(&mut self.said.states))
     }
 

@@ -136,7 +136,7 @@ impl Request {
     pub fn fits(&self, version: Triple) -> bool {
         match self {
             Request::Newest => true,
-            Request::LongTime(None) => version.0 % 2 == 0,
+            Request::LongTime(None) => version.0.is_multiple_of(2),
             Request::LongTime(Some(major)) => version.0 == *major,
             Request::Ranges(alternatives) => {
                 alternatives.iter().any(|bounds| bounds.iter().all(|(from, to)| *from <= version && version < *to))

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use caisson_model::artifact::{Artifact, Clash, Kept};
 use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::Digest;
+use caisson_model::lease::StepChange;
 use caisson_model::outcome::{AnnotationLevel, EgressEntry, Enforcement, Fault, MissingProtection, Usage};
 use caisson_model::policy::{Grant, Identity};
 use caisson_model::step::StepSpec;
@@ -126,14 +127,14 @@ impl<A: AgentApi> Course<'_, A> {
         let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
         let sockets = std::mem::take(&mut launched.sockets);
         let masker = exit::masker(if sockets.listeners.is_empty() { [].iter() } else { self.attempt.masks.iter() });
+        let (remarks, step) = (self.attempt.reports.remarks(), self.step.index);
         let exit = exit::open(
             sockets,
             launched.running.init(),
             passage,
             &grant.egress,
             &self.attempt.host.gateway,
-            self.attempt.reports.remarks(),
-            self.step.index,
+            move |entry| remarks.tell(StepChange::Reached { step, entry }),
             masker,
         );
         let exit = match exit {

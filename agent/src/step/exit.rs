@@ -3,8 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use caisson_gateway::gateway::Gateway;
-use caisson_model::id::StepIndex;
-use caisson_model::lease::StepChange;
 use caisson_model::outcome::{EgressEntry, Fault};
 use caisson_model::policy::Egress;
 
@@ -13,7 +11,6 @@ use caisson_sandbox::sockets::Sockets;
 use crate::lower::Passage;
 use crate::mask::Masker;
 use crate::program::Halt;
-use crate::reports::Remarks;
 use crate::way::Way;
 
 /// Opens the exit that a passage leads to; `None` for a closed one. What is attempted is also told at once.
@@ -26,8 +23,7 @@ pub(super) fn open(
     passage: Passage,
     egress: &Egress,
     gateway: &Gateway,
-    remarks: Remarks,
-    step: StepIndex,
+    tell: impl Fn(EgressEntry) + Send + Sync + 'static,
     masker: Masker,
 ) -> Result<Option<Way>, Halt> {
     if sockets.listeners.is_empty() {
@@ -35,8 +31,7 @@ pub(super) fn open(
     }
     let masker = Mutex::new(masker);
     let sink = Arc::new(move |entry: &EgressEntry| {
-        let entry = mask(&mut masker.lock().unwrap_or_else(PoisonError::into_inner), entry.clone());
-        remarks.tell(StepChange::Reached { step, entry });
+        tell(mask(&mut masker.lock().unwrap_or_else(PoisonError::into_inner), entry.clone()));
     });
     Way::open(sockets, init, passage, egress, gateway, sink)
         .map(Some)
