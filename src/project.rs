@@ -1,18 +1,16 @@
 //! What a checkout says of itself: where Django stands, how its packages are installed and its tests run. Files are read, and
 //! nothing of the project is imported or executed.
 
+mod files;
 mod packages;
 mod python;
 mod settings;
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::project::files::text;
 pub(crate) use packages::Packages;
 pub(crate) use settings::Engine;
-
-/// A file longer than this is not looked into.
-const LONGEST: u64 = 1 << 20;
 
 /// How deep `manage.py` is looked for.
 const DEEPEST: usize = 3;
@@ -86,14 +84,6 @@ pub(crate) fn discover(checkout: &Path) -> Option<Project> {
     let found = module.as_deref().map(|module| settings::read(checkout, manage.as_deref().unwrap_or_default(), module)).unwrap_or_default();
     let (python, python_from) = python::discover(checkout);
     Some(Project { manage, settings: module, packages, python, python_from, engine: found.engine, variables: found.variables, tests })
-}
-
-/// The text of a file that is short enough; `None` for anything else.
-fn text(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).ok().filter(|file| file.metadata().is_ok_and(|facts| facts.is_file()))?;
-    file.take(LONGEST).read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 /// Whether a list of requirements names a package, in any spelling.

@@ -98,6 +98,14 @@ fn a_controller_listens_on_loopback_alone() {
     let output = place.caisson(&["controller", "--listen", "0.0.0.0:0"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("loopback"));
-    let output = place.caisson(&["agent", "--controller", "http://127.0.0.1:1"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn an_agent_waits_for_its_controller_and_says_so() {
+    let place = Place::new();
+    let mut child = place.caisson(&["agent", "--controller", "http://127.0.0.1:1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("http://127.0.0.1:1 is tried again")));
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }

@@ -14,6 +14,7 @@
 //! - Everything a step sends is bounded in size and time before it is understood.
 
 mod address;
+mod asked;
 mod border;
 mod connection;
 mod dial;

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use caisson_sandbox::spec::{Access, HostOwner, Mount, SeenAs, Upper};
 
 use crate::host::HostRules;
+pub use crate::view::entries::upper_name;
+use crate::view::entries::{ETC, matching, own_files};
 
+mod entries;
 mod root;
 
 /// How the system directories appear.
@@ -26,44 +29,6 @@ pub const USER: &str = "runner";
 pub const HOME: &str = "/home/runner";
 /// Where programs are looked up when nobody says otherwise.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Entries of `/etc` that are shown as the host has them: how programs find each other, libraries, certificates, times,
-/// fonts. Nothing that holds a key, a password or the name of a host. One ending in `*` is a prefix.
-const ETC: [&str; 33] = [
-    "alternatives",
-    "bash.bashrc",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "chromium.d",
-    "debian_version",
-    "fonts",
-    "gai.conf",
-    "host.conf",
-    "java*",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "locale.alias",
-    "localtime",
-    "lsb-release",
-    "magic",
-    "magic.mime",
-    "mime.types",
-    "nsswitch.conf",
-    "os-release",
-    "perl",
-    "pki/tls/certs",
-    "profile",
-    "profile.d",
-    "protocols",
-    "python*",
-    "services",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
-    "xml",
-];
 
 /// Files of `/etc` up to this size are copied into the sandbox's root, which costs less than a mount each.
 const SMALL: u64 = 32 << 10;
@@ -110,22 +75,8 @@ fn shown_paths(host: &HostRules) -> Vec<Mount> {
     paths.filter(|path| path.exists() && !already_visible(path)).map(read_only).collect()
 }
 
-/// The entries of `/etc` that one pattern of [`ETC`] means.
-fn matching(pattern: &str) -> Vec<PathBuf> {
-    let Some(prefix) = pattern.strip_suffix('*') else { return vec![Path::new("/etc").join(pattern)] };
-    let names = std::fs::read_dir("/etc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
-    names.sort();
-    names.iter().map(|name| Path::new("/etc").join(name)).collect()
-}
-
 /// System directories that a host may have at its root. Those that are links stay links.
 pub const DIRECTORIES: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-
-/// The directory that holds what a job writes to one of [`DIRECTORIES`], below the one of [`System::Overlay`].
-pub fn upper_name(directory: &str) -> String {
-    format!("system-{directory}")
-}
 
 /// A read-only bind of a host path at its own place.
 pub fn read_only(path: PathBuf) -> Mount {
@@ -174,22 +125,6 @@ fn shown(source: PathBuf, target: PathBuf) -> Mount {
         Some(Ok(content)) => Mount::File { target, content, mode: 0o644 },
         _ => Mount::Bind { source, target, access: Access::ReadOnly, owner: None },
     }
-}
-
-fn own_files() -> [(&'static str, &'static str); 8] {
-    [
-        (
-            "/etc/passwd",
-            "root:x:0:0:root:/root:/bin/sh\nrunner:x:1000:1000:runner:/home/runner:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-        ),
-        ("/etc/group", "root:x:0:\ntty:x:5:\nrunner:x:1000:\nnogroup:x:65534:\n"),
-        ("/etc/hosts", "127.0.0.1 localhost caisson\n::1 localhost ip6-localhost ip6-loopback\n"),
-        ("/etc/resolv.conf", "# no name server: names are resolved by the exit, outside\n"),
-        ("/etc/hostname", "caisson\n"),
-        ("/etc/machine-id", "00000000000000000000000000000000\n"),
-        ("/etc/shells", "/bin/sh\n/bin/bash\n"),
-        ("/etc/fstab", ""),
-    ]
 }
 
 #[cfg(test)]

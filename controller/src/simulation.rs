@@ -3,6 +3,8 @@
 //!
 //! `CAISSON_SEED=N` plays one schedule again; `CAISSON_SEEDS=N` says how many are played. A failure prints its seed.
 
+#![allow(clippy::panic)]
+
 mod agent;
 mod chance;
 mod moves;

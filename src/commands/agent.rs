@@ -118,10 +118,15 @@ async fn serve(place: Place, launcher: Launcher, setup: AgentSetup) -> Result<Ex
         credentials.tls = Some(tls);
         renewing = Some((directory, identity, used));
     }
+    let mut told = false;
     let client = loop {
         match Client::connect_with(&url, credentials.clone()).await {
             // It may be started after its agents, or away for an upgrade.
             Err(error) if error.is_transient() => {
+                if !told {
+                    report::note(&format!("{error}; {url} is tried again until it answers, Ctrl-C ends this"));
+                }
+                told = true;
                 tracing::warn!(%error, "controller cannot be reached; it is tried again");
                 tokio::select! {
                     () = tokio::time::sleep(RECONNECT) => {}

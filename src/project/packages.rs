@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::project::text;
+use crate::project::files::text;
 
 /// Extras and groups by which projects call what their tests need.
 const FOR_TESTS: [&str; 9] = ["test", "tests", "testing", "dev", "develop", "development", "ci", "all", "local"];

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::project::text;
+use crate::project::files::text;
 
 /// Minor versions that projects of today may want.
 const MINORS: std::ops::RangeInclusive<u32> = 6..=14;

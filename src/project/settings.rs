@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::project::text;
+use crate::project::files::text;
 
 /// The database of the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! it has no capability over the rules and routes of its network. There is no interface but loopback and no route out; what the
 //! rules below lead somewhere, they lead to sockets of whoever asked for the sandbox. Without the rules nothing is reached at all.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType};
 use nix::sys::stat::Mode;
 
 use crate::error::{Failure, Stage};
-use crate::netlink::{self, ACKNOWLEDGED, APPEND, Batch, CREATE, EXCLUSIVE, UNACKNOWLEDGED};
+use crate::netlink::{self, ACKNOWLEDGED, Batch, CREATE, EXCLUSIVE};
 use crate::sockets::Opening;
 use crate::spec::{Capture, Network};
 use crate::sys;

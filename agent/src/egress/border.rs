@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use caisson_model::outcome::Bytes;
 
+use crate::egress::asked::Asked;
 use crate::egress::dial::Pins;
 use crate::egress::ledger::Ledger;
 use crate::egress::lineage::Finder;
 use crate::egress::names::Names;
-use crate::egress::resolver::Asked;
 use crate::egress::rules::Allowed;
 
 /// A clone for each connection.

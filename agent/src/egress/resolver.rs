@@ -1,8 +1,6 @@
 //! The name server of one namespace. It answers by rules alone and asks nobody: no question of a step ever leaves the host.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use caisson_model::outcome::{EgressEntry, EgressKind, Verdict};
@@ -23,21 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many questions one stream may ask, and how many streams there may be.
 const MOST_QUESTIONS: usize = 256;
 const MOST_STREAMS: usize = 32;
-/// How many different names are written down; more are counted by the ledger's own bound on entries.
-const MOST_NAMES: usize = 2000;
 /// How long an answer waits for the process that asked to be found.
 const FINDING: Duration = Duration::from_millis(20);
-
-/// Which names were written down already: each once a step and verdict, however often it is asked for.
-#[derive(Debug, Default)]
-pub(super) struct Asked(Mutex<HashSet<String>>);
-
-impl Asked {
-    fn first(&self, name: &str) -> bool {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.len() < MOST_NAMES && names.insert(name.to_owned())
-    }
-}
 
 /// Answers datagrams until the exit closes.
 pub(super) async fn datagrams(socket: UdpSocket, border: Border, mut closed: watch::Receiver<bool>) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use caisson_sandbox::spec::{Access, HostOwner, Mount, SeenAs, SystemEntry, Upper};
 
-use crate::view::{ETC, own_files};
+use crate::view::entries::{ETC, matching, own_files, upper_name};
 
 /// Of `/etc`, beside what every step sees: how packages are found and configured. What could hold a password is left out.
 const ETC_OF_ROOT: [&str; 12] = [
@@ -54,9 +54,7 @@ pub(super) fn mounts(upper: &Upper) -> Vec<Mount> {
     for name in ["etc", "var"] {
         let target = Path::new("/").join(name);
         mounts.push(match upper {
-            Upper::Directory(below) => {
-                Mount::Bind { source: below.join(super::upper_name(name)), target, access: Access::ReadWrite, owner: None }
-            }
+            Upper::Directory(below) => Mount::Bind { source: below.join(upper_name(name)), target, access: Access::ReadWrite, owner: None },
             Upper::Memory { .. } => Mount::Tmpfs { target, size: MEMORY.0, inodes: MEMORY.1, mode: 0o755 },
         });
     }
@@ -68,7 +66,7 @@ pub(super) fn mounts(upper: &Upper) -> Vec<Mount> {
     }
     accounts(&mut mounts);
     for pattern in ETC.iter().chain(&ETC_OF_ROOT) {
-        for path in super::matching(pattern) {
+        for path in matching(pattern) {
             copy(&mut mounts, &path);
         }
     }
@@ -77,7 +75,7 @@ pub(super) fn mounts(upper: &Upper) -> Vec<Mount> {
     }
     if Path::new(DPKG).is_dir() {
         let upper = match upper {
-            Upper::Directory(below) => Upper::Directory(below.join(super::upper_name("dpkg"))),
+            Upper::Directory(below) => Upper::Directory(below.join(upper_name("dpkg"))),
             Upper::Memory { size, inodes } => Upper::Memory { size: *size, inodes: *inodes },
         };
         let owner = Some(HostOwner { uid: 0, gid: 0, seen_as: SeenAs::Root });

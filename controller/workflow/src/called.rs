@@ -2,64 +2,11 @@
 //! workflow's names mean.
 
 use caisson_expr::{Expression, Segment, Span, Template as Text};
-use caisson_model::id::JobKey;
-use caisson_model::step::Template;
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::plan::PlannedJob;
+use crate::planned::{PlannedInput, PlannedJob};
 use crate::yaml::Node;
-
-/// A workflow that a job calls, planned once for all cells of the caller's matrix.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlannedCall {
-    /// Its file, relative to the checkout.
-    pub file: String,
-    /// Its `inputs`, with what the caller gives for each.
-    pub inputs: Vec<PlannedInput>,
-    /// Its `outputs`.
-    pub outputs: Vec<(String, Template)>,
-    /// Its jobs, each after all that it needs, by their own keys.
-    pub jobs: Vec<PlannedJob>,
-}
-
-/// An input of a called workflow.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlannedInput {
-    /// Its name as declared.
-    pub name: String,
-    /// `string`, `boolean` or `number`.
-    pub kind: String,
-    /// What the caller gives, as written; null when it gives nothing.
-    pub given: Value,
-    /// The declared default, as written; null without one.
-    pub default: Value,
-}
-
-/// Where a job of a called workflow stands in the run: what the engine knows it by, and what is different for it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CallScope {
-    /// What stands before its own key and those of the jobs that it needs: `build/`, `build[1]/` in a matrix.
-    pub prefix: String,
-    /// What stands before its name for people: `build (3.12) / `.
-    pub title: String,
-    /// The `inputs` context.
-    pub inputs: Value,
-    /// The prefix of all jobs that a failure of this one cancels; `None` without a matrix, or when it is not to fail fast.
-    pub fail_fast: Option<String>,
-}
-
-/// A calling job whose called jobs are in the run: it waits for them, and ends as they ended.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Collector {
-    /// One for each cell.
-    pub cells: Vec<CallScope>,
-    /// The keys of all called jobs.
-    pub jobs: Vec<JobKey>,
-    /// `outputs` of the called workflow.
-    pub outputs: Vec<(String, Template)>,
-}
 
 /// What the names of secrets inside a called workflow mean outside.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,10 +8,9 @@ use caisson_model::outcome::Outcome;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
-use crate::called::{CallScope, Collector, PlannedCall};
-use crate::expand::{Expansion, Needs};
 use crate::matrix::Cell;
-use crate::plan::PlannedJob;
+use crate::needs::{Expansion, Needs};
+use crate::planned::{CallScope, Collector, PlannedCall, PlannedJob};
 
 /// How many jobs one calling job may bring into a run.
 const MAX_CALLED: usize = 1024;

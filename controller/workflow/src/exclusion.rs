@@ -4,7 +4,7 @@ use caisson_expr::{Contexts, Object, Template, Value};
 use caisson_model::job::{JobSpec, RunContexts};
 use serde_json::Value as Json;
 
-use crate::plan::Concurrency;
+use crate::planned::Concurrency;
 
 /// The group's name and whether entering it ends the member that runs. A cell sees its needs and matrix too. Pure.
 ///

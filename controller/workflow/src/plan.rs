@@ -3,19 +3,18 @@
 
 use std::collections::HashSet;
 
-use caisson_expr::{Expression, Template as Text, Value as Expr};
+use caisson_expr::Value as Expr;
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
-use caisson_model::id::{Digest, JobKey, StepIndex};
+use caisson_model::id::{Digest, JobKey};
 use caisson_model::job::RunContexts;
-use caisson_model::policy::Grant;
 use caisson_model::run::Submission;
-use caisson_model::step::{Action, Condition, Location, StepSpec, Template};
+use caisson_model::step::Template;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::action_file::Actions;
-use crate::called::{self, CallScope, Collector, Handed, PlannedCall};
+use crate::called::{self, Handed};
 use crate::calls;
 use crate::check;
 use crate::diagnostic::{Report, Source, any_error};
@@ -24,6 +23,8 @@ use crate::events::{self, Trigger};
 use crate::filter::{self, Verdict};
 use crate::library::{Library, NoLibrary};
 use crate::limits::Limits;
+use crate::planned::{Concurrency, PlannedCall, PlannedJob, PlannedStrategy};
+use crate::steps::{self, condition, pairs, secrets_in, template};
 use crate::support;
 use crate::yaml::{self, Content, Node};
 
@@ -50,58 +51,6 @@ pub struct Plan {
     pub filtered: Option<String>,
     /// What has no effect here, to be shown before the run. No errors.
     pub warnings: Vec<Diagnostic>,
-}
-
-/// A job whose needs may not have ended yet: one entry of `jobs:`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PlannedJob {
-    /// Its key.
-    pub key: JobKey,
-    /// The workflow's name.
-    pub workflow: String,
-    /// The keys of the jobs that must end first.
-    pub needs: Vec<JobKey>,
-    /// `name:`.
-    pub name: Option<Template>,
-    /// `if:`.
-    pub condition: Option<Condition>,
-    /// `runs-on:` as written: a text, a list, or a mapping with `labels`; texts may hold expressions.
-    pub runs_on: Value,
-    /// `strategy:`.
-    pub strategy: Option<PlannedStrategy>,
-    /// `timeout-minutes:`.
-    pub timeout_minutes: Option<Template>,
-    /// `continue-on-error:`.
-    pub continue_on_error: Option<Template>,
-    /// The workflow's `env:`.
-    pub workflow_env: Vec<(String, Template)>,
-    /// The job's `env:`.
-    pub env: Vec<(String, Template)>,
-    /// `outputs:`.
-    pub outputs: Vec<(String, Template)>,
-    /// The steps. Their grants name the secrets that they ask for; policy decides which they get.
-    pub steps: Vec<StepSpec>,
-    /// `concurrency:`.
-    pub concurrency: Option<Concurrency>,
-    /// `environment:` as written: a text, or a mapping with `name`.
-    pub environment: Option<Value>,
-    /// `permissions:` as written: a word or a mapping.
-    pub permissions: Option<Value>,
-    /// Where the job begins.
-    pub location: Location,
-    /// Where its keys stand (`if`, `name`, `runs-on`, `strategy.matrix` ...), for errors that show only when it is expanded.
-    pub places: IndexMap<String, Location>,
-    /// The most cells that its matrix may have.
-    pub max_cells: usize,
-    /// The workflow that it calls, in place of steps.
-    #[serde(default)]
-    pub call: Option<Box<PlannedCall>>,
-    /// Where it stands, when its workflow was called.
-    #[serde(default)]
-    pub scope: Option<CallScope>,
-    /// What it waits for, once it has called a workflow.
-    #[serde(default)]
-    pub collector: Option<Box<Collector>>,
 }
 
 impl Plan {
@@ -134,26 +83,6 @@ impl Plan {
         }
         go("", &mut self.jobs, change);
     }
-}
-
-/// `strategy:` before it is evaluated; texts may hold expressions.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlannedStrategy {
-    /// `matrix:`; null without one.
-    pub matrix: Value,
-    /// `fail-fast:`; null without one, which means true.
-    pub fail_fast: Value,
-    /// `max-parallel:`; null without one.
-    pub max_parallel: Value,
-}
-
-/// `concurrency:` of a workflow or job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Concurrency {
-    /// The group's name.
-    pub group: Template,
-    /// Whether a newer run of the group ends the older: a boolean or an expression.
-    pub cancel_in_progress: Option<Template>,
 }
 
 /// Checks a workflow and plans the jobs that a submission asks for, with the texts of the submission for what it refers to. Pure;
@@ -322,7 +251,7 @@ impl Planner<'_> {
         workflow_env.iter().chain(&env).for_each(|(_, value)| secrets_in(&value.0, &mut shared));
         let steps = job.get("steps").map(Node::items).unwrap_or_default();
         let steps =
-            steps.iter().enumerate().map(|(index, step)| self::step(index, step, &defaults, &shared, report, &self.actions, 0)).collect();
+            steps.iter().enumerate().map(|(index, step)| steps::step(index, step, &defaults, &shared, report, &self.actions, 0)).collect();
         let mut places = IndexMap::new();
         for entry in job.entries() {
             places.insert(entry.key.clone(), report.source.location(entry.value.at.start));
@@ -385,55 +314,6 @@ impl Planner<'_> {
     }
 }
 
-/// A checked step of a job or of an action; `depth` is how many actions are around it.
-pub(crate) fn step(
-    index: usize,
-    step: &Node,
-    defaults: &[Option<&Node>; 2],
-    shared: &[String],
-    report: &Report<'_>,
-    actions: &Actions<'_>,
-    depth: usize,
-) -> StepSpec {
-    let default = |key: &str| defaults.iter().find_map(|defaults| defaults.and_then(|node| node.get("run")?.get(key)));
-    let action = match step.get("uses").and_then(Node::text) {
-        Some(uses) => actions.action(step, &uses, depth).unwrap_or(Action::Uses { action: uses, version: String::new(), with: Vec::new() }),
-        None => Action::Run {
-            script: template(step.get("run")).unwrap_or_default(),
-            shell: template(step.get("shell").or_else(|| default("shell"))),
-            working_directory: template(step.get("working-directory").or_else(|| default("working-directory"))),
-        },
-    };
-    let mut secrets = shared.to_vec();
-    step.entries().iter().for_each(|entry| secrets_below(&entry.value, &mut secrets));
-    StepSpec {
-        index: StepIndex(index as u32),
-        id: step.get("id").and_then(Node::text),
-        name: template(step.get("name")),
-        condition: condition(step.get("if")),
-        action,
-        env: pairs(step.get("env")),
-        continue_on_error: template(step.get("continue-on-error")),
-        timeout_minutes: template(step.get("timeout-minutes")),
-        location: report.source.location(step.at.start),
-        grant: Grant { secrets, ..Grant::default() },
-    }
-}
-
-fn template(node: Option<&Node>) -> Option<Template> {
-    node.filter(|node| !node.is_null()).and_then(Node::text).map(Template)
-}
-
-fn condition(node: Option<&Node>) -> Option<Condition> {
-    node.filter(|node| !node.is_null()).and_then(Node::text).map(Condition)
-}
-
-/// The entries of a mapping of texts.
-pub(crate) fn pairs(node: Option<&Node>) -> Vec<(String, Template)> {
-    let entries = node.map(Node::entries).unwrap_or_default();
-    entries.iter().filter_map(|entry| Some((entry.key.clone(), Template(entry.value.text()?)))).collect()
-}
-
 fn concurrency(node: &Node) -> Option<Concurrency> {
     match &node.content {
         Content::Scalar(_) => Some(Concurrency { group: template(Some(node))?, cancel_in_progress: None }),
@@ -441,29 +321,6 @@ fn concurrency(node: &Node) -> Option<Concurrency> {
             Some(Concurrency { group: template(node.get("group"))?, cancel_in_progress: template(node.get("cancel-in-progress")) })
         }
         Content::Sequence(_) => None,
-    }
-}
-
-fn secrets_below(node: &Node, names: &mut Vec<String>) {
-    match &node.content {
-        Content::Scalar(_) => secrets_in(&node.text().unwrap_or_default(), names),
-        Content::Sequence(items) => items.iter().for_each(|item| secrets_below(item, names)),
-        Content::Mapping(entries) => entries.iter().for_each(|entry| secrets_below(&entry.value, names)),
-    }
-}
-
-/// The names of the secrets that a template names, each once, in upper case: secrets have no case.
-fn secrets_in(text: &str, names: &mut Vec<String>) {
-    let Ok(template) = Text::parse(text) else { return };
-    for path in template.expressions().flat_map(|(expression, _)| Expression::paths(expression)) {
-        if path.root.eq_ignore_ascii_case("secrets")
-            && let Some(caisson_expr::Segment::Name(name)) = path.segments.first()
-        {
-            let name = name.to_uppercase();
-            if name != "GITHUB_TOKEN" && !names.contains(&name) {
-                names.push(name);
-            }
-        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use caisson_model::diagnostic::Diagnostic;
 use caisson_model::id::RunId;
-use caisson_model::job::{Need, RunContexts};
+use caisson_model::job::{Need, RunContexts, Strategy};
 use caisson_model::outcome::Outcome;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
-use crate::expand::{Needs, Ready, needed_contexts};
-use crate::plan::PlannedJob;
+use crate::matrix::Cell;
+use crate::needs::{Evaluated, Needs, Ready, needed_contexts};
+use crate::planned::PlannedJob;
 
 /// The cells of a job, as far as they are known.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,4 +45,19 @@ pub fn preview(job: &PlannedJob, contexts: &RunContexts) -> Result<Preview, Diag
     }
     let needs = Needs { job, ready: &ready, contexts: needed_contexts(job, &ready) };
     needs.preview(!asks_needs(&job.runs_on) && job.call.is_none()).map(Preview::Cells)
+}
+
+impl Needs<'_> {
+    /// What is known of the cells without running anything.
+    fn preview(&self, with_labels: bool) -> Result<Vec<PreviewCell>, Diagnostic> {
+        let Evaluated { cells, fail_fast, max_parallel } = self.strategy()?;
+        let total = cells.as_ref().map_or(1, Vec::len) as u32;
+        let cells: Vec<Option<Cell>> = cells.map_or_else(|| vec![None], |cells| cells.into_iter().map(Some).collect());
+        let preview = |(index, cell)| {
+            let (contexts, matrix) = self.cell_contexts(cell, &Strategy { fail_fast, job_index: index, job_total: total, max_parallel });
+            let labels = if with_labels { self.labels(&contexts)? } else { Vec::new() };
+            Ok(PreviewCell { name: self.name(&matrix, &contexts)?, matrix, labels })
+        };
+        (0..).zip(cells).map(preview).collect()
+    }
 }

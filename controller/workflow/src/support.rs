@@ -2,18 +2,26 @@
 
 use std::collections::HashSet;
 
+use caisson_expr::{Path, Segment, Template as Text};
 use caisson_model::diagnostic::DiagnosticKind;
 
-use crate::action_file::{Actions, Visit};
+use crate::action_file::{Actions, Found, MAX_DEPTH, Visit};
 use crate::actions::{BuiltIn, Treatment};
-use crate::diagnostic::Report;
+use crate::diagnostic::{Report, Source};
 use crate::events;
+use crate::library::ActionText;
 use crate::limits::SecurityRule;
 use crate::matrix;
 use crate::parse;
 use crate::references;
+use crate::schema;
+use crate::scope::Scope;
 use crate::taint;
-use crate::yaml::{Content, Node, Scalar};
+use crate::uses::Uses;
+use crate::yaml::{self, Content, Node, Scalar};
+
+/// How many steps the actions of one workflow may come to.
+const MAX_STEPS: usize = 10_000;
 
 /// Keys of a job that cannot be honoured, with what to do instead.
 const REFUSED_JOB_KEYS: &[(&str, &str, &str)] = &[
@@ -145,7 +153,7 @@ fn check_matrix(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_
 fn check_output(value: &Node, path: &str, report: &mut Report<'_>) {
     let Some(text) = value.text() else { return };
     let Ok(template) = caisson_expr::Template::parse(&text) else { return };
-    let secret = |path: &caisson_expr::Path| path.root.eq_ignore_ascii_case("secrets");
+    let secret = |path: &Path| path.root.eq_ignore_ascii_case("secrets");
     if template.expressions().any(|(expression, _)| expression.flows().iter().any(secret)) {
         let message = "an output would carry a secret out of the steps that name it";
         report.security(SecurityRule::SecretsInOutputs, value.at.clone(), path, message, "name the secret in the jobs that need it");
@@ -252,4 +260,165 @@ pub(crate) fn check_inputs(action: &BuiltIn, step: &Node, path: &str, report: &m
             Treatment::Refused { reason, help, .. } => report.unsupported(entry.key_at.clone(), &below, *reason, *help),
         }
     }
+}
+
+impl Actions<'_> {
+    /// Checks what a step uses, and everything that this uses in turn.
+    pub(crate) fn check(&self, step: &Node, uses: &Node, path: &str, visit: Visit<'_>, report: &mut Report<'_>) {
+        let Some(text) = uses.text() else { return };
+        let construct = format!("{path}.uses");
+        if Uses::parse(&text).is_err() {
+            // The language's own check has refused it.
+            return;
+        }
+        match self.find(&text) {
+            Ok(Found::BuiltIn(action)) => check_inputs(action, step, path, report),
+            Ok(Found::NoOp { reason }) => {
+                report.warning(uses.at.clone(), &construct, format!("`{text}` does nothing here: {reason}"), "nothing to do");
+            }
+            Ok(Found::Described { text: described, .. }) => {
+                if visit.depth >= MAX_DEPTH {
+                    let message = format!("actions use each other more than {MAX_DEPTH} levels deep");
+                    report.language(uses.at.clone(), &construct, message, "use fewer actions from within actions");
+                    return;
+                }
+                self.described(step, uses, path, described, visit, report);
+            }
+            Err(nowhere) => report.unsupported(uses.at.clone(), &construct, nowhere.message, nowhere.help),
+        }
+    }
+
+    fn described(&self, step: &Node, uses: &Node, path: &str, text: ActionText<'_>, visit: Visit<'_>, report: &mut Report<'_>) {
+        let mut inner = Report::under(Source::new(text.file, text.text), self.limits);
+        let root = yaml::read(&mut inner, self.limits);
+        if let Some(root) = &root {
+            parse::check(root, &schema::ACTION, Scope::NONE, "", &mut inner);
+            let tainted = self.handed(step, root, path, visit.tainted, report);
+            self.runs(root, uses, path, &Visit { depth: visit.depth + 1, tainted: &tainted, steps: visit.steps }, report, &mut inner);
+        }
+        report.absorb(inner);
+    }
+
+    /// Looks at what the step hands over; answers which inputs hold a stranger's text.
+    fn handed(&self, step: &Node, root: &Node, path: &str, tainted: &HashSet<String>, report: &mut Report<'_>) -> HashSet<String> {
+        let declared = root.get("inputs").map(Node::entries).unwrap_or_default();
+        let with = step.get("with").map(Node::entries).unwrap_or_default();
+        let mut carriers = HashSet::new();
+        for entry in with {
+            let below = parse::join(&format!("{path}.with"), &entry.key);
+            if !declared.iter().any(|input| input.key.eq_ignore_ascii_case(&entry.key)) {
+                let names: Vec<&str> = declared.iter().map(|input| input.key.as_str()).collect();
+                let message = format!("the action declares no input `{}`", entry.key);
+                let help = if names.is_empty() { "it declares none".to_owned() } else { format!("its inputs are: {}", names.join(", ")) };
+                report.warning(entry.key_at.clone(), &below, message, help);
+            }
+            let flows = entry.value.text().and_then(|text| Text::parse(&text).ok()).is_some_and(|template| {
+                template
+                    .expressions()
+                    .any(|(expression, _)| expression.flows().iter().any(|flow| taint::is_strangers(flow) || carries(flow, tainted)))
+            });
+            if flows {
+                carriers.insert(entry.key.to_lowercase());
+            }
+        }
+        for input in declared {
+            let required = input.value.get("required").and_then(Node::text).is_some_and(|text| text == "true");
+            let given = with.iter().any(|entry| entry.key.eq_ignore_ascii_case(&input.key));
+            if required && !given && input.value.get("default").is_none() {
+                let message = format!("the action requires the input `{}`, which is not given: it is empty", input.key);
+                let help = format!("add `{}:` to the step's `with:`", input.key);
+                report.warning(step.at.start..step.at.start, &format!("{path}.with"), message, help);
+            }
+        }
+        carriers
+    }
+
+    fn runs(&self, root: &Node, uses: &Node, path: &str, visit: &Visit<'_>, report: &mut Report<'_>, inner: &mut Report<'_>) {
+        let Some(runs) = root.get("runs") else { return };
+        let using = runs.get("using").and_then(Node::text).unwrap_or_default().to_lowercase();
+        match using.as_str() {
+            "composite" => {}
+            using if using.starts_with("node") => {
+                if runs.get("main").and_then(Node::text).is_none_or(|main| main.is_empty()) {
+                    inner.language(
+                        runs.at.start..runs.at.start,
+                        "runs.main",
+                        "`main` is required: the program of the action",
+                        "add `main:`",
+                    );
+                }
+                for key in ["main", "pre", "post"] {
+                    if let Some(node) = runs.get(key)
+                        && node.text().is_some_and(|text| text.starts_with('/') || text.split('/').any(|part| part == ".."))
+                    {
+                        let message = format!("`{key}` leaves the action's directory");
+                        inner.unsupported(node.at.clone(), &format!("runs.{key}"), message, "name a file of the action");
+                    }
+                }
+                return;
+            }
+            "docker" => {
+                let message = "the action runs in a container of its own, which would stand outside the step's sandbox";
+                report.unsupported(uses.at.clone(), &format!("{path}.uses"), message, "do the same in a `run:` step");
+                return;
+            }
+            other => {
+                let at = runs.get("using").map_or(runs.at.start..runs.at.start, |node| node.at.clone());
+                inner.unsupported(at, "runs.using", format!("`using: {other}` is not supported"), "composite and node actions are");
+                return;
+            }
+        }
+        // Counted here and not by the visits below, which borrow it.
+        let mut count = *visit.steps;
+        let mut ids: HashSet<String> = HashSet::new();
+        for (index, step) in runs.get("steps").map(Node::items).unwrap_or_default().iter().enumerate() {
+            count += 1;
+            let below = format!("runs.steps[{index}]");
+            if count > MAX_STEPS {
+                inner.language(
+                    step.at.start..step.at.start,
+                    &below,
+                    format!("the workflow's actions come to more than {MAX_STEPS} steps"),
+                    "use fewer",
+                );
+                return;
+            }
+            if let Some(node) = step.get("id")
+                && let Some(id) = node.text()
+                && !ids.insert(id.to_lowercase())
+            {
+                let message = format!("the identifier '{id}' may not be used more than once within the same scope");
+                inner.language(node.at.clone(), &format!("{below}.id"), message, "give each step an id of its own");
+            }
+            if let Some(script) = step.get("run") {
+                self.check_tainted(script, &below, visit.tainted, uses, path, report);
+            }
+            check_step(step, &below, self, Visit { depth: visit.depth, tainted: visit.tainted, steps: &mut count }, inner);
+        }
+    }
+
+    /// A script of an action into which an input is pasted that holds a stranger's text.
+    fn check_tainted(&self, script: &Node, below: &str, tainted: &HashSet<String>, uses: &Node, path: &str, report: &mut Report<'_>) {
+        let Some(template) = script.text().and_then(|text| Text::parse(&text).ok()) else { return };
+        for (expression, _) in template.expressions() {
+            if let Some(flow) = expression.flows().iter().find(|flow| carries(flow, tainted)) {
+                let written = &expression.text()[flow.span.start..flow.span.end];
+                let message =
+                    format!("the action pastes `{written}` into a script ({below}), and this step hands over text that a stranger chose");
+                let help = "let the action take it from `env:`, or do not hand it over";
+                report.security(SecurityRule::UntrustedTextInScripts, uses.at.clone(), &format!("{path}.uses"), message, help);
+                return;
+            }
+        }
+    }
+}
+
+fn carries(flow: &Path, tainted: &HashSet<String>) -> bool {
+    flow.root.eq_ignore_ascii_case("inputs")
+        && !tainted.is_empty()
+        && match flow.segments.first() {
+            Some(Segment::Name(name)) => tainted.contains(&name.to_lowercase()),
+            // All of them, or one that is computed.
+            _ => true,
+        }
 }

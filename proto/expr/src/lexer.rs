@@ -168,10 +168,5 @@ impl Lexer<'_> {
 }
 
 fn is_boundary(c: char) -> bool {
-    matches!(c, '(' | '[' | ')' | ']' | ',' | '.' | '!' | '>' | '<' | '=' | '&' | '|') || is_space(c)
-}
-
-/// White space as ECMAScript has it, which the language follows: with the byte order mark, without NEL.
-pub(crate) fn is_space(c: char) -> bool {
-    (c.is_whitespace() && c != '\u{85}') || c == '\u{feff}'
+    matches!(c, '(' | '[' | ')' | ']' | ',' | '.' | '!' | '>' | '<' | '=' | '&' | '|') || number::is_space(c)
 }

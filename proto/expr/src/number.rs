@@ -1,7 +1,5 @@
 //! Numbers as the language reads and writes them: IEEE doubles with ECMAScript's text forms.
 
-use crate::lexer::is_space;
-
 /// The number that a string stands for; NaN when it stands for none. Blank text is zero.
 pub(crate) fn parse(text: &str) -> f64 {
     let text = text.trim_matches(is_space);
@@ -140,6 +138,11 @@ pub(crate) fn shortest(value: f64) -> String {
         }
     };
     if value < 0.0 { format!("-{text}") } else { text }
+}
+
+/// White space as ECMAScript has it, which the language follows: with the byte order mark, without NEL.
+pub(crate) fn is_space(c: char) -> bool {
+    (c.is_whitespace() && c != '\u{85}') || c == '\u{feff}'
 }
 
 #[cfg(test)]

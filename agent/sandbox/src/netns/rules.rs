@@ -1,10 +1,13 @@
 //! The rules of a namespace in nftables' terms (nf_tables, `inet` NAT since 5.2): what is led to the listener, and what is told.
 
-use super::{
-    ACKNOWLEDGED, APPEND, Batch, CREATE, Capture, Errno, IpAddr, Ipv4Addr, Ipv6Addr, OwnedFd, SockProtocol, UNACKNOWLEDGED, netlink,
-};
-use crate::netlink::Attributes;
-use crate::spec::{Lead, Ports};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{self, ACKNOWLEDGED, APPEND, Attributes, Batch, CREATE, UNACKNOWLEDGED};
+use crate::spec::{Capture, Lead, Ports};
 
 const TABLE: &str = "caisson";
 const CHAIN: &str = "output";
