@@ -82,7 +82,6 @@ pub(super) const ATTACKS: &[Attack] = &[
             call!(libc::SYS_add_key, Bytes(b"keyring\0"), Bytes(b"caisson\0"), Word(0), Word(0), Word((-2_i64) as u64)),
         ]
     ),
-    attack!("resources.locked-memory", "lock all its memory in place", Outside, [call!(libc::SYS_mlockall, Word(4))]),
     attack!(
         "resources.namespaces",
         "use up the host's namespaces",
