@@ -20,7 +20,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         None => Verdict::skipped("this host has no users of its own"),
         Some(line) => finds(&["/etc/passwd", "/etc/passwd-", "/etc/subuid"], line),
     }),
-    read!("information.passwords", "read password hashes", ["/etc/shadow", "/etc/shadow-", "/etc/gshadow"]),
+    code!("information.passwords", "read password hashes", Root, passwords).needing(&[Need::File("/etc/shadow")]),
     code!("information.agent-environment", "read the environment of the process that asks for sandboxes", Outside, |scene| {
         searched(processes().into_iter().map(|pid| proc(pid, "environ")), &scene.canary)
     }),
@@ -110,14 +110,31 @@ fn own_environment(scene: &Scene) -> Verdict {
     }
 }
 
-/// What of the host's tree of mounts shows: file systems of the host's own disks that no sandbox was given.
+/// A step that installs packages has a file of this name with the accounts of every sandbox.
+fn passwords(_: &Scene) -> Verdict {
+    let mut refused = "no such file".to_owned();
+    for path in ["/etc/shadow", "/etc/shadow-", "/etc/gshadow"] {
+        match fs::read_to_string(path) {
+            Ok(text) => match text.lines().find(|line| !line.starts_with("root:*:") && !line.starts_with("runner:*:")) {
+                Some(line) => return Verdict::succeeded(format!("{path} tells of {}", line.split(':').next().unwrap_or_default())),
+                None => refused = format!("{path} is that of every sandbox"),
+            },
+            Err(error) => refused = error.to_string(),
+        }
+    }
+    Verdict::refused(refused)
+}
+
+/// What of the host's tree of mounts shows: file systems of kinds that no sandbox has.
 fn mount_table(_: &Scene) -> Verdict {
+    const THEIRS: [&str; 11] =
+        ["sysfs", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs", "bpf", "configfs", "efivarfs", "pstore", "autofs"];
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points: Vec<&str> = text.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-    let theirs = ["/sys", "/sys/fs/cgroup", "/boot", "/home", "/var", "/run", "/root", "/run/lock", "/sys/kernel/security", "/boot/efi"];
-    match points.iter().find(|point| theirs.contains(point)) {
-        Some(point) => Verdict::succeeded(format!("{point} is mounted here")),
-        None => Verdict::refused(format!("{} mounts, all of this sandbox", points.len())),
+    let kinds: Vec<&str> = text.lines().filter_map(|line| line.split_once(" - ")?.1.split(' ').next()).collect();
+    match kinds.iter().find(|kind| THEIRS.contains(kind)) {
+        Some(kind) => Verdict::succeeded(format!("{kind} is mounted here")),
+        None if kinds.is_empty() => Verdict::refused("no mount is listed"),
+        None => Verdict::refused(format!("{} mounts, all of this sandbox", kinds.len())),
     }
 }
 
