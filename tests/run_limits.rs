@@ -80,7 +80,7 @@ fn what_is_written_to_a_real_directory_counts_without_a_name_too() {
 fn output_is_cut_at_its_limit() {
     let place = Place::new();
     let output = place.caisson(&["exec", "--output", "5000B", "--", "yes"]).output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(141), 5000));
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(141), 5000), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stderr).contains("too much output: limit 4.9 KiB"));
     let output = place.caisson(&["exec", "--output", "5000B", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.as_slice(), output.stderr.as_slice()), (Some(3), &b"out\n"[..], &b"err\n"[..]));

@@ -76,7 +76,7 @@ fn a_step_reaches_nothing_unless_policy_names_it() {
     // A person sees the refusal beside the step and at the end.
     let lines = place.caisson(&["run", "--policy", policy.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(lines.stdout).unwrap();
-    assert!(text.contains("a/Ask: network refused refused.example.com:80"), "{text}");
+    assert!(text.contains("a/Ask: step `Ask` tried to reach refused.example.com:80, refused"), "{text}");
     assert!(text.lines().any(|line| line.trim().starts_with("refused") && line.contains("refused.example.com:80")), "{text}");
 }
 
