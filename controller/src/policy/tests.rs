@@ -160,7 +160,7 @@ fn what_is_no_rule_is_refused_by_name() {
         ("limits.timeout = \"soon\"", "length of time"),
         ("limits.timeout = \"-1h\"", "more than nothing"),
         ("[[step]]\nstep = \"[\"", "is not a pattern"),
-        ("[[step]]\npresets = [\"npm\"]", "unknown variant `npm`"),
+        ("[[step]]\npresets = [\"npm\"]", "\"npm\" is no preset"),
     ];
     for (text, expected) in table {
         let error = toml::from_str::<Rules>(text).unwrap_err().to_string();
