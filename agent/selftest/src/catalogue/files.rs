@@ -42,7 +42,7 @@ const FILE_CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0,
 
 pub(super) const ATTACKS: &[Attack] = &[
     code!("files.host-file", "read a file of the host by its path", Outside, |scene| read_secret(scene, [scene.secret()])),
-    code!("files.dot-dot", "climb out by ..", Outside, |scene| {
+    code!("files.dot-dot", "climb out by `..`", Outside, |scene| {
         let up = PathBuf::from("../".repeat(40));
         let below = scene.secret();
         read_secret(scene, [up.join(below.strip_prefix("/").unwrap_or(&below))])
