@@ -23,7 +23,7 @@ pub fn command(words: &[&str]) -> Command {
 const REFUSALS: [Errno; 6] =
     [Errno::EPERM, Errno::EACCES, Errno::ENOSYS, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::ESOCKTNOSUPPORT];
 
-/// Makes a list of calls: see [`Act::Calls`].
+/// Makes a list of calls: see `Act::Calls`.
 pub fn by_calls(calls: &[Call<'_>]) -> Verdict {
     let came = match raw::attempt(calls) {
         Ok(came) => came,
