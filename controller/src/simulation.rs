@@ -29,7 +29,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-/// As many as the issue of a build asks for; fewer where the code is not optimised.
+/// As many as a thorough run wants; fewer where the code is not optimised.
 fn seeds() -> u64 {
     number("CAISSON_SEEDS").unwrap_or(if cfg!(debug_assertions) { 400 } else { 10_000 })
 }
