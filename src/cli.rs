@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
-use caisson_model::policy::Destination;
+use caisson_model::policy::AddressRange;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use crate::cli::options::{Given, Indexes, Machine, Output};
+use crate::opening::Opening;
 use crate::quantity;
 
 /// Runs the workflows of a Django project, every step in a sandbox of its own.
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Submit(Box<Submit>),
     Runs(fleet::Runs),
     Show(fleet::Show),
+    Ledger(fleet::Ledger),
     Logs(fleet::Logs),
     Cancel(fleet::Cancel),
     Rerun(fleet::Rerun),
@@ -149,9 +151,13 @@ The current directory is seen read-write through an overlay that is thrown away,
 
 The exit code is the command's own; 128+N when signal N ended it, 124 on --timeout, 137 when out of memory, 153 when out of disk (bytes or files), 141 when it printed more than --output, 126 or 127 when it cannot be executed or is not found; 2, 3 or 4 when caisson itself fails.")]
 pub(crate) struct Exec {
-    /// Host that the command may reach, at ports 443 and 80 or the one given (repeatable)
+    /// Host that the command may reach, at ports 443 and 80 or the one given; or a preset: python-packages, node-packages,
+    /// debian-packages, git:HOST (repeatable)
     #[arg(long, value_name = "HOST[:PORT]")]
-    pub(crate) allow: Vec<Destination>,
+    pub(crate) allow: Vec<Opening>,
+    /// Private range that allowed names may resolve to, such as 10.0.0.0/8 (repeatable)
+    #[arg(long = "range", value_name = "CIDR")]
+    pub(crate) ranges: Vec<AddressRange>,
     /// Let the command install packages: pip, uv, npm and apt reach the indexes that this machine is configured for, through the
     /// package gateway
     #[arg(long)]

@@ -130,7 +130,7 @@ impl<A: AgentApi> Course<'_, A> {
         let (remarks, step) = (self.attempt.reports.remarks(), self.step.index);
         let exit = exit::open(
             sockets,
-            launched.running.init(),
+            launched.running.onlooker(),
             passage,
             &grant.egress,
             &self.attempt.host.gateway,
@@ -339,7 +339,7 @@ impl<A: AgentApi> Course<'_, A> {
 /// # Errors
 /// The [`Halt`] with which the job ends: the first sandbox of a job also shows whether this host can make any.
 pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> {
-    if let Some(fill) = attempt.workspace.fill() {
+    if let Some(fill) = attempt.workspace.fill(&attempt.host) {
         // The view's own `/etc` is what is copied.
         alone(attempt, fill, System::ReadOnly).await?;
     }
