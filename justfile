@@ -27,6 +27,11 @@ bench-packages:
     cargo build --release
     python3 tests/benchmarks/packages.py target/release/caisson
 
+# The policed exit beside host loopback: connection set-up, throughput, memory for thousands of connections, in one run.
+bench-exit:
+    cargo build --release
+    python3 tests/benchmarks/exit.py target/release/caisson
+
 # Start to exit of /bin/true: plain spawn, a step, `caisson exec`, bubblewrap, in one interleaved run.
 bench:
     cargo bench --bench start
