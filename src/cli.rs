@@ -83,10 +83,11 @@ Examples:
   caisson run examples/polls                    those of another folder
   caisson run -W test.yml -j lint -j test       two jobs of one workflow, and what they need
   caisson run -e workflow_dispatch --input verbose=true
+  caisson run -e pull_request --base main       those that a pull request of what differs from main would start
   DEPLOY_TOKEN=... caisson run --secret DEPLOY_TOKEN
   caisson run --json | jq 'select(.type == \"egress\")'
 
-Without -W, every .github/workflows/*.yml and *.yaml runs that the event starts. Filters of branches, tags and paths do not apply to a local run. The network is closed to every step but those that only install packages; a policy opens more (see `caisson trust --help`). Ctrl-C cancels cleanly, pressed twice it kills.")]
+Without -W, every .github/workflows/*.yml and *.yaml runs that the event starts. Filters of branches, tags and paths apply with --base only. The network is closed to every step but those that only install packages; a policy opens more (see `caisson trust --help`). Ctrl-C cancels cleanly, pressed twice it kills.")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -130,6 +131,9 @@ pub(crate) struct Selection {
     /// Event to act as [default: push where the workflow has it, else pull_request, workflow_dispatch, schedule]
     #[arg(short = 'e', long = "event", value_name = "EVENT")]
     pub(crate) event: Option<String>,
+    /// Act as the event would for what changed since this commit or branch: filters of branches, tags and paths apply
+    #[arg(long, value_name = "REF")]
+    pub(crate) base: Option<String>,
     /// Input of a workflow_dispatch event (repeatable)
     #[arg(long = "input", value_name = "KEY=VALUE", value_parser = quantity::pair)]
     pub(crate) inputs: Vec<(String, String)>,

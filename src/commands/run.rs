@@ -59,6 +59,10 @@ pub(crate) fn run(arguments: cli::Run) -> Result<Exit, Failure> {
     // The launcher first: it can only be started while this process has one thread, and asking git takes some.
     let launcher = sandboxing::launcher(WARM)?;
     let prepared = prepare(arguments, &config, &environment, launcher)?;
+    if prepared.submissions.is_empty() {
+        report::note("nothing runs: the filters of `on:` keep every workflow back");
+        return Ok(Exit::PASSED);
+    }
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
     let result = runtime.block_on(carry_out(prepared));

@@ -90,6 +90,7 @@ impl Course {
     pub async fn start(&self, repository: &Repository, delivery: &Delivery, only: Option<&str>) -> Result<Vec<RunId>, StartError> {
         let inner = &self.0;
         let workflows = inner.forges.workflows(repository, &delivery.sha).await?;
+        let changes = self.changes(repository, delivery, &workflows).await;
         let mut runs = Vec::new();
         for (file, text) in workflows.iter().filter(|(file, _)| only.is_none_or(|only| only == file)) {
             let name = match caisson_workflow::events(text, file) {
@@ -98,7 +99,7 @@ impl Course {
                 // It will be refused with all its findings.
                 Err(_) => file.clone(),
             };
-            if let Some(reason) = caisson_workflow::filtered(text, file, &delivery.event, &delivery.github) {
+            if let Some(reason) = caisson_workflow::filtered(text, file, &delivery.event, &delivery.github, changes.as_deref()) {
                 tracing::debug!(file, reason, "workflow not started");
                 continue;
             }
@@ -108,6 +109,7 @@ impl Course {
                 event: delivery.event.clone(),
                 github: delivery.github.clone(),
                 files: workflows.iter().cloned().collect(),
+                changes: changes.clone(),
                 ..Submission::default()
             };
             let debt = Debt {
@@ -133,6 +135,20 @@ impl Course {
             }
         }
         Ok(runs)
+    }
+
+    /// The files that changed, where a workflow asks; `None` when nobody can say, and then nothing is kept back.
+    async fn changes(&self, repository: &Repository, delivery: &Delivery, workflows: &[(String, String)]) -> Option<Vec<String>> {
+        if !workflows.iter().any(|(file, text)| caisson_workflow::wants_changes(text, file, &delivery.event)) {
+            return None;
+        }
+        match self.0.forges.changes(repository, delivery).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what changed is not known, filters of paths do not count");
+                None
+            }
+        }
     }
 
     fn owe(&self, run: RunId, debt: Option<Debt>) {

@@ -37,6 +37,8 @@ pub struct Submission {
     pub files: Texts,
     /// Jobs of a higher one are offered first; 0 when nobody says anything.
     pub priority: i32,
+    /// The paths that the event changed, relative to the top of the repository; `None` when nobody knows.
+    pub changes: Option<Vec<String>>,
 }
 
 /// Which jobs of an ended run are run again.

@@ -418,6 +418,7 @@ impl Tape {
             source: self.maybe(Tape::digest),
             files: self.table(),
             priority: self.int() as i32,
+            changes: self.maybe(|tape| tape.many(Tape::text)),
         }
     }
     fn submit_answer(&mut self) -> Result<Submitted, ApiError> {

@@ -39,6 +39,7 @@ impl Cross for Submission {
             source: self.source.out(),
             files: self.files.out(),
             priority: self.priority,
+            changes: self.changes.map(|paths| wire::Changes { paths }),
         }
     }
 
@@ -54,6 +55,7 @@ impl Cross for Submission {
             source: field(wire.source, "source")?,
             files: field(wire.files, "files")?,
             priority: wire.priority,
+            changes: wire.changes.map(|changes| changes.paths),
         })
     }
 }
