@@ -1,7 +1,7 @@
 //! The caches of repositories: keys and digests, a small file each; the content is a blob. An entry is never changed. What a run
 //! may read and write follows from its trust: a tier reads its own entries and those of more trusted ones, and writes its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -123,15 +123,19 @@ impl Caches {
         for folder in records::folders(base)? {
             entries.extend(records::all(&folder)?);
         }
-        entries.sort_by_key(|(_, entry)| entry.at);
-        let mut total: u64 = entries.iter().map(|(_, entry)| entry.bytes).sum();
+        entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.at));
+        // Content that several entries have counts once.
+        let (mut total, mut counted) = (0_u64, BTreeSet::new());
         for (path, entry) in entries {
+            if counted.insert(entry.digest) {
+                total = total.saturating_add(entry.bytes);
+            }
             if total <= self.most {
-                break;
+                continue;
             }
             match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => total -= entry.bytes,
+                _ => {}
             }
         }
         Ok(())
