@@ -62,9 +62,36 @@ struct Counts {
     lost: AtomicU64,
     returned: AtomicU64,
     submitted: AtomicU64,
+    workflows_refused: AtomicU64,
+    hooks: [AtomicU64; Fate::ALL.len()],
     jobs: Mutex<BTreeMap<String, u64>>,
     /// The job whose offer is being accepted, and since when it was queued. Only the owner of the engine writes it.
     accepting: Mutex<Option<(JobId, Timestamp)>>,
+}
+
+/// What became of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It started runs.
+    Started,
+    /// It was believed and starts nothing.
+    Idle,
+    /// It was not believed or not understood.
+    Refused,
+    /// It was taken before.
+    Repeated,
+    /// It was believed, and something did not work: the forge should deliver it again.
+    Failed,
+}
+
+impl Fate {
+    const ALL: [(Fate, &str); 5] = [
+        (Fate::Started, "started"),
+        (Fate::Idle, "idle"),
+        (Fate::Refused, "refused"),
+        (Fate::Repeated, "repeated"),
+        (Fate::Failed, "failed"),
+    ];
 }
 
 /// The counts. Clones share them.
@@ -122,6 +149,18 @@ impl Metrics {
             _ => None,
         };
         *self.0.accepting.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Counts a webhook.
+    pub(crate) fn hook(&self, fate: Fate) {
+        if let Some(at) = Fate::ALL.iter().position(|(known, _)| *known == fate) {
+            self.0.hooks[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a workflow of a forge that the language or the policy refuses.
+    pub(crate) fn refuse_workflow(&self) {
+        self.0.workflows_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what the engine decided.
@@ -189,12 +228,21 @@ impl Metrics {
         }
         let counters = [
             ("caisson_runs_submitted_total", "Runs that were admitted.", &counts.submitted),
+            (
+                "caisson_workflows_refused_total",
+                "Workflows of forges that language or policy refused; the commit has a status that says why.",
+                &counts.workflows_refused,
+            ),
             ("caisson_leases_lost_total", "Attempts that ended because their agent was not heard of.", &counts.lost),
             ("caisson_attempts_returned_total", "Attempts that an agent gave back.", &counts.returned),
         ];
         for (name, help, value) in counters {
             heading(&mut out, name, help, "counter");
             let _ = writeln!(out, "{name} {}", value.load(Ordering::Relaxed));
+        }
+        heading(&mut out, "caisson_webhooks_total", "Webhooks, by what became of them.", "counter");
+        for (at, (_, word)) in Fate::ALL.iter().enumerate() {
+            let _ = writeln!(out, "caisson_webhooks_total{{fate=\"{word}\"}} {}", counts.hooks[at].load(Ordering::Relaxed));
         }
         heading(&mut out, "caisson_jobs_finished_total", "Jobs that ended, by outcome.", "counter");
         let jobs = counts.jobs.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::triggers::delivery::Delivery;
 use crate::triggers::forge::{ForgeError, Forges, State};
@@ -78,6 +79,16 @@ impl Course {
         &self.0.repositories
     }
 
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        self.0.service.metrics()
+    }
+
+    /// Whether runs can be started here.
+    pub fn is_leading(&self) -> bool {
+        self.0.service.is_leading()
+    }
+
     /// The forges.
     pub fn forges(&self) -> &Forges {
         &self.0.forges
@@ -90,7 +101,6 @@ impl Course {
     pub async fn start(&self, repository: &Repository, delivery: &Delivery, only: Option<&str>) -> Result<Vec<RunId>, StartError> {
         let inner = &self.0;
         let workflows = inner.forges.workflows(repository, &delivery.sha).await?;
-        let changes = self.changes(repository, delivery, &workflows).await;
         let mut runs = Vec::new();
         for (file, text) in workflows.iter().filter(|(file, _)| only.is_none_or(|only| only == file)) {
             let name = match caisson_workflow::events(text, file) {
@@ -99,7 +109,7 @@ impl Course {
                 // It will be refused with all its findings.
                 Err(_) => file.clone(),
             };
-            if let Some(reason) = caisson_workflow::filtered(text, file, &delivery.event, &delivery.github, changes.as_deref()) {
+            if let Some(reason) = caisson_workflow::filtered(text, file, &delivery.event, &delivery.github) {
                 tracing::debug!(file, reason, "workflow not started");
                 continue;
             }
@@ -109,7 +119,6 @@ impl Course {
                 event: delivery.event.clone(),
                 github: delivery.github.clone(),
                 files: workflows.iter().cloned().collect(),
-                changes: changes.clone(),
                 ..Submission::default()
             };
             let debt = Debt {
@@ -125,6 +134,8 @@ impl Course {
                     runs.push(submitted.run);
                 }
                 Err(ApiError::Rejected(findings)) => {
+                    self.metrics().refuse_workflow();
+                    tracing::warn!(file, repository = repository.name, sha = delivery.sha, "workflow refused");
                     let first = findings.iter().find(|finding| finding.severity == caisson_model::diagnostic::Severity::Error);
                     let text = first.map_or("the workflow was refused".to_owned(), |finding| {
                         format!("{}:{}: {}", finding.location.file, finding.location.line, finding.message)
@@ -135,20 +146,6 @@ impl Course {
             }
         }
         Ok(runs)
-    }
-
-    /// The files that changed, where a workflow asks; `None` when nobody can say, and then nothing is kept back.
-    async fn changes(&self, repository: &Repository, delivery: &Delivery, workflows: &[(String, String)]) -> Option<Vec<String>> {
-        if !workflows.iter().any(|(file, text)| caisson_workflow::wants_changes(text, file, &delivery.event)) {
-            return None;
-        }
-        match self.0.forges.changes(repository, delivery).await {
-            Ok(changes) => changes,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "what changed is not known, filters of paths do not count");
-                None
-            }
-        }
     }
 
     fn owe(&self, run: RunId, debt: Option<Debt>) {

@@ -47,9 +47,7 @@ impl Seen {
     /// # Errors
     /// The disk does not work; nothing was noted then.
     pub fn take(&mut self, repository: &str, number: Option<&str>, body: &[u8], now: Timestamp) -> io::Result<bool> {
-        let key = |kind: &str, bytes: &[u8]| format!("{kind}{}", hex(&sha256(&[repository.as_bytes(), b"\0", bytes].concat())));
-        let mut keys = vec![key("b", body)];
-        keys.extend(number.map(|number| key("n", number.as_bytes())));
+        let keys = keys(repository, number, body);
         if keys.iter().any(|key| self.keys.contains_key(key)) {
             return Ok(false);
         }
@@ -60,6 +58,21 @@ impl Seen {
         self.keys.extend(keys.into_iter().map(|key| (key, now.0)));
         Ok(true)
     }
+
+    /// Gives a webhook back that was taken and started nothing: the forge may deliver it again. After a restart it counts as taken.
+    pub fn give_back(&mut self, repository: &str, number: Option<&str>, body: &[u8]) {
+        for key in keys(repository, number, body) {
+            self.keys.remove(&key);
+        }
+    }
+}
+
+/// What a webhook is known by again.
+fn keys(repository: &str, number: Option<&str>, body: &[u8]) -> Vec<String> {
+    let key = |kind: &str, bytes: &[u8]| format!("{kind}{}", hex(&sha256(&[repository.as_bytes(), b"\0", bytes].concat())));
+    let mut keys = vec![key("b", body)];
+    keys.extend(number.map(|number| key("n", number.as_bytes())));
+    keys
 }
 
 #[cfg(test)]
@@ -76,6 +89,8 @@ mod tests {
         assert!(!seen.take("a/b", Some("1"), b"y", Timestamp(2)).unwrap());
         assert!(!seen.take("a/b", Some("2"), b"x", Timestamp(2)).unwrap());
         assert!(seen.take("a/c", Some("1"), b"x", Timestamp(2)).unwrap(), "another repository");
+        seen.give_back("a/c", Some("1"), b"x");
+        assert!(seen.take("a/c", Some("1"), b"x", Timestamp(2)).unwrap(), "it started nothing, and came again");
         let mut seen = Seen::open(path.clone(), Timestamp(3)).unwrap();
         assert!(!seen.take("a/b", None, b"x", Timestamp(3)).unwrap());
         let mut later = Seen::open(path, Timestamp(10 + KEPT_MILLIS)).unwrap();
