@@ -27,10 +27,13 @@ bench-packages:
     cargo build --release
     python3 tests/benchmarks/packages.py target/release/caisson
 
-# The policed exit beside host loopback: connection set-up, throughput, memory for thousands of connections, in one run.
-bench-exit:
-    cargo build --release
-    python3 tests/benchmarks/exit.py target/release/caisson
+# Real processes killed, stopped and cut off while 500 jobs run: on SQLite, on PostgreSQL, and with two controllers.
+faults jobs="500" faults="200":
+    CAISSON_FAULT_JOBS={{jobs}} CAISSON_FAULTS={{faults}} cargo test --release --test faults --locked -- --nocapture --test-threads 1
+
+# 10,000 schedules of engine, agents and a hostile network.
+simulate:
+    cargo test --release -p caisson-controller --lib --locked simulation -- --nocapture
 
 # Start to exit of /bin/true: plain spawn, a step, `caisson exec`, bubblewrap, in one interleaved run.
 bench:

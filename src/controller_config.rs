@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caisson_controller::blobs::bucket::{BlobsPlace, BucketPlace};
 use caisson_controller::identity::registry::LIFETIME;
+use caisson_controller::retention::Retention;
 use caisson_controller::triggers::settings::{Forge, Repository};
 use caisson_model::outcome::Fault;
 use caisson_proto::client::DEFAULT_PORT;
@@ -29,7 +31,11 @@ pub(crate) struct Settled {
     /// Where webhooks are taken.
     pub(crate) hooks_listen: Option<SocketAddr>,
     /// Where blobs are, if not in the state directory.
-    pub(crate) blobs: Option<PathBuf>,
+    pub(crate) blobs: Option<BlobsPlace>,
+    /// The bytes of blobs that are kept at most.
+    pub(crate) blobs_quota: Option<u64>,
+    /// How long what runs leave behind is kept.
+    pub(crate) retention: Retention,
     /// How long agents' certificates live.
     pub(crate) agent_certificates: Duration,
     /// Repositories whose forges start runs.
@@ -45,7 +51,14 @@ struct File {
     ops_listen: Option<SocketAddr>,
     hooks_listen: Option<SocketAddr>,
     store: Option<String>,
-    blobs: Option<PathBuf>,
+    blobs: Option<String>,
+    blobs_endpoint: Option<String>,
+    blobs_region: Option<String>,
+    blobs_quota: Option<String>,
+    keep_logs: Option<String>,
+    keep_artifacts: Option<String>,
+    keep_caches: Option<String>,
+    keep_sources: Option<String>,
     agent_certificates: Option<String>,
     #[serde(default)]
     repository: Vec<RepositoryFile>,
@@ -162,6 +175,35 @@ fn repository(entry: RepositoryFile, path: &Path) -> Result<Repository, Settings
     })
 }
 
+/// A folder, or a bucket with its server and region. An error says at which key.
+fn blobs_place(text: &str, endpoint: Option<String>, region: Option<String>) -> Result<BlobsPlace, (&'static str, String)> {
+    if !text.contains("://") {
+        return match (endpoint, region) {
+            (None, None) => Ok(BlobsPlace::Folder(PathBuf::from(text))),
+            _ => Err(("blobs_endpoint", "blobs_endpoint and blobs_region belong to blobs = \"s3://...\"".to_owned())),
+        };
+    }
+    let place = BucketPlace::parse(text).ok_or(("blobs", "write a folder, or s3://BUCKET or s3://BUCKET/PREFIX".to_owned()))?;
+    let environment = || ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(|name| std::env::var(name).ok());
+    let endpoint = endpoint.or_else(environment).filter(|endpoint| !endpoint.is_empty());
+    let plain = |url: &str| url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default().to_owned());
+    if let Some(url) = &endpoint
+        && !url.starts_with("https://")
+        && !plain(url).is_some_and(|host| caisson_proto::client::is_loopback(&host))
+    {
+        return Err(("blobs_endpoint", "is an https:// address (http:// to a loopback address only)".to_owned()));
+    }
+    Ok(BlobsPlace::Bucket(BucketPlace { endpoint, region, ..place }))
+}
+
+/// A length of time as settings write it.
+fn written(span: Duration) -> String {
+    match span.as_secs() {
+        seconds if seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
+        seconds => format!("{seconds}s"),
+    }
+}
+
 impl Settled {
     /// From flags, file and defaults.
     pub(crate) fn of(arguments: &fleet::Controller, places: &Places) -> Result<Settled, SettingsError> {
@@ -181,6 +223,20 @@ impl Settled {
         {
             return Err(wrong("store", "is written postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned()));
         }
+        let wanted = arguments.blobs.clone().or(file.blobs);
+        let blobs = wanted.map(|place| blobs_place(&place, file.blobs_endpoint, file.blobs_region)).transpose();
+        let blobs = blobs.map_err(|(key, reason)| wrong(key, reason))?;
+        let quota = file.blobs_quota.as_deref().map(quantity::size).transpose().map_err(|reason| wrong("blobs_quota", reason))?;
+        let keep = |key: &str, text: Option<&String>, otherwise| {
+            text.map_or(Ok(otherwise), |text| quantity::lifetime(text)).map_err(|reason| wrong(key, reason))
+        };
+        let default = Retention::default();
+        let retention = Retention {
+            logs: keep("keep_logs", file.keep_logs.as_ref(), default.logs)?,
+            artifacts: keep("keep_artifacts", file.keep_artifacts.as_ref(), default.artifacts)?,
+            caches: keep("keep_caches", file.keep_caches.as_ref(), default.caches)?,
+            sources: keep("keep_sources", file.keep_sources.as_ref(), default.sources)?,
+        };
         let mut names = arguments.names.clone();
         names.extend(file.names.unwrap_or_default());
         Ok(Settled {
@@ -189,7 +245,9 @@ impl Settled {
             ops_listen: arguments.ops_listen.or(file.ops_listen),
             hooks_listen: arguments.hooks_listen.or(file.hooks_listen),
             store,
-            blobs: arguments.blobs.clone().or(file.blobs),
+            blobs,
+            blobs_quota: quota.map(|quota| quota.0),
+            retention,
             agent_certificates,
             repositories: file.repository.into_iter().map(|entry| repository(entry, &path)).collect::<Result<_, _>>()?,
         })
@@ -201,6 +259,22 @@ impl Settled {
             Some(address) => format!("{key} = \"{address}\""),
             None => format!("# {key} = \"{example}\""),
         };
+        let none = ("# blobs = \"/srv/caisson/blobs\"", "# blobs_endpoint = \"https://s3.example.com\"", "# blobs_region = \"us-east-1\"");
+        let mut blobs = (none.0.to_owned(), none.1.to_owned(), none.2.to_owned());
+        match &self.blobs {
+            None => {}
+            Some(BlobsPlace::Folder(folder)) => blobs.0 = format!("blobs = {folder:?}"),
+            Some(BlobsPlace::Bucket(place)) => {
+                blobs.0 = format!("blobs = \"s3://{}\"", [place.bucket.as_str(), &place.prefix].join("/").trim_end_matches('/'));
+                if let Some(endpoint) = &place.endpoint {
+                    blobs.1 = format!("blobs_endpoint = {endpoint:?}");
+                }
+                if let Some(region) = &place.region {
+                    blobs.2 = format!("blobs_region = {region:?}");
+                }
+            }
+        }
+        let (blobs, endpoint, region) = blobs;
         let names: Vec<String> = self.names.iter().map(|name| format!("{name:?}")).collect();
         format!(
             "# Where agents and clients connect. Anything but a loopback address takes TLS (`caisson controller init`).\nlisten = \"{}\"\n\
@@ -208,7 +282,11 @@ impl Settled {
              # Where the journal is: postgres://..., which several controllers may share; SQLite in the state directory without it.\n{}\n\
              # Health, readiness and metrics over HTTP.\n{}\n\
              # Webhooks of forges, for the repositories below.\n{}\n\
-              # Folder for blobs; several controllers need one that all of them see.\n{}\n\
+             # Folder or s3://BUCKET/PREFIX for source trees, artifacts, caches and sealed logs; several controllers need one that all of\n\
+             # them see. Who may use a bucket is said by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.\n{}\n{}\n{}\n\
+             # The most that blobs may take together.\n{}\n\
+             # How long things are kept: logs, artifacts and source trees after the end of their run, caches after they were saved.\n\
+             keep_logs = \"{}\"\nkeep_artifacts = \"{}\"\nkeep_caches = \"{}\"\nkeep_sources = \"{}\"\n\
              # How long an agent's certificate lives; it is renewed at half of that.\nagent_certificates = \"{}s\"\n",
             self.listen,
             names.join(", "),
@@ -217,7 +295,14 @@ impl Settled {
                 .map_or("# store = \"postgres://caisson@db.example.com/caisson\"".to_owned(), |url| format!("store = {url:?}")),
             optional("ops_listen", self.ops_listen, "127.0.0.1:7718"),
             optional("hooks_listen", self.hooks_listen, "127.0.0.1:7719"),
-            self.blobs.as_ref().map_or("# blobs = \"/srv/caisson/blobs\"".to_owned(), |blobs| format!("blobs = {blobs:?}")),
+            blobs,
+            endpoint,
+            region,
+            self.blobs_quota.map_or("# blobs_quota = \"200GiB\"".to_owned(), |quota| format!("blobs_quota = \"{quota}B\"")),
+            written(self.retention.logs),
+            written(self.retention.artifacts),
+            written(self.retention.caches),
+            written(self.retention.sources),
             self.agent_certificates.as_secs(),
         ) + "\n# [[repository]]\n# name = \"acme/shop\"\n# forge = \"github\"               # github, gitlab, gitea or forgejo\n# api = \"https://api.github.com\"\n# clone = \"https://github.com/acme/shop.git\"\n# secret_file = \"/etc/caisson/shop.secret\"   # what webhooks are signed with\n# token_file = \"/etc/caisson/shop.token\"     # for reading workflows and reporting statuses\n# protected = [\"main\"]\n# default_branch = \"main\"\n# statuses = true\n"
     }

@@ -1,6 +1,7 @@
 //! A controller and an agent in this process.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use caisson_model::diagnostic::Diagnostic;
 use caisson_model::id::{AgentName, RunId};
 use caisson_model::outcome::Fault;
 use caisson_model::run::{RunState, Submission};
-use caisson_proto::api::{ApiError, BlobApi, ClientApi, RunDetail, Submitted};
+use caisson_proto::api::{ApiError, BlobApi, ClientApi, Messages, RunDetail, Submitted};
 use caisson_sandbox::launcher::Launcher;
 use futures_util::stream;
 use tokio::sync::watch;
@@ -123,8 +124,22 @@ pub(crate) async fn put(client: &impl BlobApi, snapshot: Snapshot) -> Result<(),
     if client.find_missing_blobs(vec![digest]).await.map_err(failed)?.is_empty() {
         return Ok(());
     }
-    // Reading from the page cache in small pieces; an error ends the stream early, and the digest then refuses the rest.
-    let pieces = stream::unfold(file, |mut file| async move {
+    // An earlier try may have been cut short: what came through then is not sent again.
+    let held = client.held_of_blob(digest).await.map_err(failed)?;
+    let put = match client.put_blob_from(digest, held, pieces(&file, held).map_err(failed)?).await {
+        // What was held was not the beginning of this, or somebody else is putting it.
+        Err(ApiError::Invalid(_)) if held > 0 => client.put_blob(digest, pieces(&file, 0).map_err(failed)?).await,
+        put => put,
+    };
+    put.map_err(failed)
+}
+
+/// A file from `offset` on. Reading from the page cache in small pieces; an error ends the stream early, and the digest then refuses the rest.
+fn pieces(file: &File, offset: u64) -> Result<Messages<Vec<u8>>, ApiError> {
+    let local = |error: std::io::Error| ApiError::Broken(format!("the source archive could not be read back: {error}"));
+    let mut file = file.try_clone().map_err(local)?;
+    file.seek(SeekFrom::Start(offset)).map_err(local)?;
+    Ok(Box::pin(stream::unfold(file, |mut file| async move {
         let mut piece = vec![0; PIECE];
         match file.read(&mut piece) {
             Ok(0) => None,
@@ -137,8 +152,7 @@ pub(crate) async fn put(client: &impl BlobApi, snapshot: Snapshot) -> Result<(),
                 None
             }
         }
-    });
-    client.put_blob(digest, Box::pin(pieces)).await.map_err(failed)
+    })))
 }
 
 /// Submits a workflow.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use caisson_controller::records::Files;
 use caisson_model::id::Digest;
 use caisson_model::outcome::Fault;
 use sha2::{Digest as _, Sha256};
@@ -139,8 +140,9 @@ impl State {
 
     /// Removes the blobs that no artifact and no cache is made of: source trees, and what belonged to runs that are gone.
     fn prune_blobs(&self) -> io::Result<()> {
-        let mut needed: HashSet<Digest> = caisson_controller::artifacts::blobs(&self.controller.join("artifacts"))?.into_iter().collect();
-        needed.extend(caisson_controller::caches::blobs(&self.controller.join("caches"))?.into_keys());
+        let records = Files::new(self.controller.clone());
+        let mut needed: HashSet<Digest> = caisson_controller::artifacts::blobs(&records, |_| true)?.into_iter().collect();
+        needed.extend(caisson_controller::caches::blobs(&records, |_| true)?.into_keys());
         let root = self.controller.join("blobs");
         let kept: HashSet<PathBuf> = needed.into_iter().map(|digest| caisson_controller::blobs::path_below(&root, digest)).collect();
         let mut open = vec![root];

@@ -267,3 +267,9 @@ fn faults_cost_nothing_with_one_controller_on_postgres() {
     let Some(url) = database::new() else { return };
     run_with_faults(Some(url), 1);
 }
+
+#[test]
+fn faults_cost_nothing_with_two_controllers_of_which_the_leader_is_killed() {
+    let Some(url) = database::new() else { return };
+    run_with_faults(Some(url), 2);
+}

@@ -78,9 +78,15 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub async fn run<A: AgentApi>(assignment: Assignment<A>) {
     let hold = assignment.hold;
     let orders = assignment.stop.subscribe();
-    let spec = match retry::until_answered(&orders, || assignment.api.fetch_spec(hold)).await {
-        Ok(spec) if digest(&spec) == assignment.spec => Arc::new(spec),
-        Ok(_) => return give_back(&assignment, "the job's spec is not the one that was offered").await,
+    let spec = match retry::until_answered(&orders, || assignment.api.fetch_form(hold)).await {
+        Ok(form) if Digest(Sha256::digest(&form).into()) != assignment.spec => {
+            return give_back(&assignment, "the job's spec is not the one that was offered").await;
+        }
+        // What a newer controller says beyond this agent's words is passed over; what it says in other words is not guessed at.
+        Ok(form) => match serde_json::from_slice::<JobSpec>(&form) {
+            Ok(spec) => Arc::new(spec),
+            Err(error) => return give_back(&assignment, &format!("the job's spec is not understood by this agent: {error}")).await,
+        },
         Err(ApiError::Fenced) => return,
         Err(error) => return give_back(&assignment, &format!("the job's spec could not be fetched: {error}")).await,
     };
@@ -142,12 +148,6 @@ pub async fn resume<A: AgentApi>(api: Arc<A>, kept: Kept, stop: Arc<watch::Sende
     }
     outbox.remove();
     let _ = notices.send(Notice::Recorded(hold)).await;
-}
-
-/// The digest under which a spec is offered: SHA-256 over its JSON.
-fn digest(spec: &JobSpec) -> Digest {
-    // Serialising plain data cannot fail; if it ever did, the digests would differ and the attempt go back.
-    Digest(Sha256::digest(serde_json::to_vec(spec).unwrap_or_default()).into())
 }
 
 async fn give_back<A: AgentApi>(assignment: &Assignment<A>, reason: &str) {
@@ -256,7 +256,12 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
         // Programs before and after the job's own steps are steps too, numbered behind them.
         let mut next = spec.steps.iter().map(|step| step.index.0 + 1).max().unwrap_or(0);
         for step in &spec.steps {
-            step::pre(&mut attempt, step, &mut next).await.into_iter().for_each(|ended| state.take(ended));
+            if *attempt.orders.borrow() == Stop::Run
+                && let Some(ended) = step::pre(&mut attempt, step, StepIndex(next)).await
+            {
+                next += 1;
+                state.take(ended);
+            }
         }
         for step in &spec.steps {
             let order = *attempt.orders.borrow();

@@ -18,6 +18,7 @@ use caisson_model::id::{Digest, Hold, StepIndex};
 use caisson_model::log::{CHUNK_BYTES, LogGap, LogSeal};
 use caisson_model::outcome::{Bytes, Fault};
 use caisson_proto::api::{AgentApi, ApiError};
+use caisson_proto::chain::Chain;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -77,6 +78,7 @@ pub struct StepLog<A> {
     progress: Arc<watch::Sender<Progress>>,
     delivery: Delivering,
     digest: Sha256,
+    chain: Chain,
     limits: Limits,
     /// What came after the beginning was full: the newest bytes, and how many older ones are gone.
     tail: VecDeque<u8>,
@@ -121,6 +123,7 @@ impl<A: AgentApi> StepLog<A> {
             progress,
             delivery: Delivering(tokio::spawn(delivery.run())),
             digest: Sha256::new(),
+            chain: Chain::default(),
             limits: Limits { whole: limit, head: limit - tail, tail },
             tail: VecDeque::new(),
             lost: 0,
@@ -176,7 +179,8 @@ impl<A: AgentApi> StepLog<A> {
         }
         self.append(&tail).await?;
         let total = self.progress.borrow().written;
-        let seal = LogSeal { total, digest: Digest(self.digest.clone().finalize().into()), gaps: std::mem::take(&mut self.gaps) };
+        let digest = Digest(self.digest.clone().finalize().into());
+        let seal = LogSeal { total, digest, chain: Some(self.chain.head()), gaps: std::mem::take(&mut self.gaps) };
         self.spool.write_seal(&seal).await.map_err(|source| self.failed("write", Arc::new(source)))?;
         self.progress.send_modify(|p| p.closed = true);
         let StepLog { api, hold, step, spool, progress, delivery, .. } = self;
@@ -201,6 +205,7 @@ impl<A: AgentApi> StepLog<A> {
             let offset = self.progress.borrow().written;
             self.spool.put(offset, piece.to_vec(), at).await.map_err(|source| self.failed("write", Arc::new(source)))?;
             self.digest.update(piece);
+            self.chain.update(piece);
             self.progress.send_modify(|p| p.written = offset + piece.len() as u64);
         }
         Ok(())

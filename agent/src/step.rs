@@ -14,7 +14,6 @@ use crate::program::Halt;
 mod course;
 mod exit;
 mod growing;
-mod handover;
 mod inputs;
 mod keep;
 mod launch;
@@ -22,7 +21,6 @@ mod node;
 mod perform;
 mod post;
 mod settle;
-mod toolkit;
 
 pub use node::pre;
 use perform::body;

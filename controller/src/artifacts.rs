@@ -1,14 +1,15 @@
-//! The artifacts of runs: names and digests, a small file each. The content is a blob.
+//! The artifacts of runs: names and digests, a record each. The content is a blob.
 
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 
 use caisson_model::artifact::{Artifact, Clash, Kept};
 use caisson_model::id::{Digest, RunId};
 
-use crate::records;
+use crate::records::{self, Records, There};
+
+/// Where their records lie.
+const FOLDER: &str = "artifacts";
 
 /// An artifact could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -23,17 +24,13 @@ pub struct ArtifactError {
 /// All artifacts of a controller. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
-    root: Arc<PathBuf>,
+    records: Arc<dyn Records>,
 }
 
 impl Artifacts {
-    /// Artifacts below `root`, which is made when the first is kept.
-    pub fn new(root: PathBuf) -> Artifacts {
-        Artifacts { root: Arc::new(root) }
-    }
-
-    fn folder(&self, run: RunId) -> PathBuf {
-        self.root.join(run.to_string())
+    /// Artifacts by these records.
+    pub fn new(records: Arc<dyn Records>) -> Artifacts {
+        Artifacts { records }
     }
 
     /// Keeps one. The same one twice is kept once. Blocks.
@@ -42,16 +39,17 @@ impl Artifacts {
     /// [`ArtifactError`].
     pub fn keep(&self, run: RunId, artifact: &Artifact, clash: Clash) -> Result<Kept, ArtifactError> {
         let failed = |source| ArtifactError { act: "keep", run, source };
-        let path = self.folder(run).join(records::file_name(&[&artifact.name]));
-        if records::write(&path, artifact, records::There::Stays).map_err(failed)? {
+        let key = key(run, &artifact.name);
+        let records = self.records.as_ref();
+        if records::put(records, &key, artifact, There::Stays).map_err(failed)? {
             return Ok(Kept::Kept);
         }
-        let there: Option<Artifact> = records::read(&path).map_err(failed)?;
+        let there: Option<Artifact> = records::take(records, &key).map_err(failed)?;
         let same = there.is_some_and(|there| (there.digest, there.job) == (artifact.digest, artifact.job));
         match clash {
             _ if same => Ok(Kept::Kept),
             Clash::Refuse => Ok(Kept::Clashes),
-            Clash::Replace => records::write(&path, artifact, records::There::GivesWay).map(|_written| Kept::Kept).map_err(failed),
+            Clash::Replace => records::put(records, &key, artifact, There::GivesWay).map(|_written| Kept::Kept).map_err(failed),
         }
     }
 
@@ -61,7 +59,8 @@ impl Artifacts {
     /// [`ArtifactError`].
     pub fn of(&self, run: RunId) -> Result<Vec<Artifact>, ArtifactError> {
         let failed = |source| ArtifactError { act: "list", run, source };
-        let mut found: Vec<Artifact> = records::all(&self.folder(run)).map_err(failed)?.into_iter().map(|(_, artifact)| artifact).collect();
+        let kept = records::values(self.records.as_ref(), &format!("{FOLDER}/{run}")).map_err(failed)?;
+        let mut found: Vec<Artifact> = kept.into_iter().map(|(_, artifact)| artifact).collect();
         found.sort_by(|a: &Artifact, b: &Artifact| a.name.cmp(&b.name));
         Ok(found)
     }
@@ -71,21 +70,25 @@ impl Artifacts {
     /// # Errors
     /// [`ArtifactError`].
     pub fn drop(&self, run: RunId, name: &str) -> Result<(), ArtifactError> {
-        match fs::remove_file(self.folder(run).join(records::file_name(&[name]))) {
-            Err(source) if source.kind() != ErrorKind::NotFound => Err(ArtifactError { act: "forget", run, source }),
-            _ => Ok(()),
-        }
+        self.records.remove(&key(run, name)).map_err(|source| ArtifactError { act: "forget", run, source })
     }
 }
 
-/// The blobs that the artifacts below a folder are made of. Blocks.
+fn key(run: RunId, name: &str) -> String {
+    format!("{FOLDER}/{run}/{}", records::file_name(&[name]))
+}
+
+/// The blobs that artifacts are made of; those that `stays` says no to are forgotten first. Blocks.
 ///
 /// # Errors
-/// The folder cannot be read.
-pub fn blobs(root: &Path) -> io::Result<Vec<Digest>> {
+/// The records cannot be read or removed.
+pub fn blobs(records: &dyn Records, stays: impl Fn(&Artifact) -> bool) -> io::Result<Vec<Digest>> {
     let mut found = Vec::new();
-    for folder in records::folders(root)? {
-        found.extend(records::all::<Artifact>(&folder)?.into_iter().map(|(_, artifact)| artifact.digest));
+    for (key, artifact) in records::values::<Artifact>(records, FOLDER)? {
+        match stays(&artifact) {
+            true => found.push(artifact.digest),
+            false => records.remove(&key)?,
+        }
     }
     Ok(found)
 }
@@ -100,7 +103,8 @@ mod tests {
     #[test]
     fn a_name_is_one_artifact() {
         let dir = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::new(dir.path().join("artifacts"));
+        let files = Arc::new(records::Files::new(dir.path().to_owned()));
+        let artifacts = Artifacts::new(files.clone());
         let run = RunId(7);
         let of = |name: &str, byte| Artifact {
             name: name.to_owned(),
@@ -118,10 +122,12 @@ mod tests {
         assert_eq!(artifacts.keep(run, &of("a/../x", 3), Clash::Refuse).unwrap(), Kept::Kept);
         let names: Vec<_> = artifacts.of(run).unwrap().into_iter().map(|a| (a.name, a.digest.0[0])).collect();
         assert_eq!(names, [("a/../x".to_owned(), 3), ("b".to_owned(), 2)]);
-        assert_eq!(blobs(&dir.path().join("artifacts")).unwrap().len(), 2);
+        assert_eq!(blobs(files.as_ref(), |_| true).unwrap().len(), 2);
         artifacts.drop(run, "b").unwrap();
         artifacts.drop(run, "b").unwrap();
         assert_eq!(artifacts.of(run).unwrap().len(), 1);
         assert!(artifacts.of(RunId(8)).unwrap().is_empty());
+        assert!(blobs(files.as_ref(), |artifact| artifact.at.0 > 5).unwrap().is_empty());
+        assert!(artifacts.of(run).unwrap().is_empty(), "what does not stay is forgotten");
     }
 }

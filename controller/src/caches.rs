@@ -1,10 +1,8 @@
-//! The caches of repositories: keys and digests, a small file each; the content is a blob. An entry is never changed. What a run
+//! The caches of repositories: keys and digests, a record each; the content is a blob. An entry is never changed. What a run
 //! may read and write follows from its trust: a tier reads its own entries and those of more trusted ones, and writes its own.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
@@ -12,7 +10,10 @@ use caisson_model::id::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::records;
+use crate::records::{self, Records, There};
+
+/// Where their records lie.
+const FOLDER: &str = "caches";
 
 /// The most bytes that the entries of one repository take together; the oldest give way.
 pub const MOST_BYTES: u64 = 10 << 30;
@@ -71,18 +72,14 @@ pub struct CacheError {
 /// All caches of a controller. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Caches {
-    root: Arc<PathBuf>,
+    records: Arc<dyn Records>,
     most: u64,
 }
 
 impl Caches {
-    /// Caches below `root`, which is made when the first entry is saved. A repository keeps `most` bytes.
-    pub fn new(root: PathBuf, most: u64) -> Caches {
-        Caches { root: Arc::new(root), most }
-    }
-
-    fn repository(&self, repository: &str) -> PathBuf {
-        self.root.join(records::file_name(&[&repository.to_ascii_lowercase()]).trim_end_matches(".json"))
+    /// Caches by these records. A repository keeps `most` bytes.
+    pub fn new(records: Arc<dyn Records>, most: u64) -> Caches {
+        Caches { records, most }
     }
 
     /// The entry that fits best. Blocks.
@@ -93,7 +90,8 @@ impl Caches {
         let failed = |source| CacheError { act: "read", repository: repository.to_owned(), source };
         let mut entries: Vec<CacheEntry> = Vec::new();
         for tier in tier.readable() {
-            let found = records::all::<CacheEntry>(&self.repository(repository).join(tier.folder())).map_err(failed)?;
+            let found = records::values::<CacheEntry>(self.records.as_ref(), &format!("{}/{}", folder(repository), tier.folder()))
+                .map_err(failed)?;
             entries.extend(found.into_iter().map(|(_, entry)| entry).filter(|entry| entry.version == query.version));
         }
         Ok(best(&entries, &query.keys).cloned())
@@ -105,12 +103,15 @@ impl Caches {
     /// [`CacheError`].
     pub fn save(&self, repository: &str, tier: Tier, entry: &CacheEntry) -> Result<Saved, CacheError> {
         let failed = |source| CacheError { act: "save", repository: repository.to_owned(), source };
-        let base = self.repository(repository);
+        let base = folder(repository);
         let name = records::file_name(&[&entry.version, &entry.key]);
-        if tier.readable().any(|tier| base.join(tier.folder()).join(&name).exists()) {
-            return Ok(Saved::AlreadyThere);
+        let records = self.records.as_ref();
+        for tier in tier.readable() {
+            if records.read(&format!("{base}/{}/{name}", tier.folder())).map_err(failed)?.is_some() {
+                return Ok(Saved::AlreadyThere);
+            }
         }
-        if !records::write(&base.join(tier.folder()).join(&name), entry, records::There::Stays).map_err(failed)? {
+        if !records::put(records, &format!("{base}/{}/{name}", tier.folder()), entry, There::Stays).map_err(failed)? {
             return Ok(Saved::AlreadyThere);
         }
         self.make_room(&base).map_err(failed)?;
@@ -118,28 +119,23 @@ impl Caches {
     }
 
     /// The oldest entries of a repository go while all together are too many bytes.
-    fn make_room(&self, base: &Path) -> io::Result<()> {
-        let mut entries: Vec<(PathBuf, CacheEntry)> = Vec::new();
-        for folder in records::folders(base)? {
-            entries.extend(records::all(&folder)?);
-        }
-        entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.at));
-        // Content that several entries have counts once.
-        let (mut total, mut counted) = (0_u64, BTreeSet::new());
-        for (path, entry) in entries {
-            if counted.insert(entry.digest) {
-                total = total.saturating_add(entry.bytes);
-            }
+    fn make_room(&self, base: &str) -> io::Result<()> {
+        let mut entries: Vec<(String, CacheEntry)> = records::values(self.records.as_ref(), base)?;
+        entries.sort_by_key(|(_, entry)| entry.at);
+        let mut total: u64 = entries.iter().map(|(_, entry)| entry.bytes).sum();
+        for (key, entry) in entries {
             if total <= self.most {
-                continue;
+                break;
             }
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            self.records.remove(&key)?;
+            total -= entry.bytes;
         }
         Ok(())
     }
+}
+
+fn folder(repository: &str) -> String {
+    format!("{FOLDER}/{}", records::file_name(&[&repository.to_ascii_lowercase()]).trim_end_matches(".json"))
 }
 
 /// Keys in their order: each whole first, then as a beginning, where the newest counts.
@@ -150,19 +146,20 @@ fn best<'e>(entries: &'e [CacheEntry], keys: &[String]) -> Option<&'e CacheEntry
     })
 }
 
-/// The blobs that the caches below a folder are made of, each with the time of its newest entry. Blocks.
+/// The blobs that caches are made of, each with the time of its newest entry; entries that `stays` says no to are forgotten
+/// first. Blocks.
 ///
 /// # Errors
-/// The folder cannot be read.
-pub fn blobs(root: &Path) -> io::Result<BTreeMap<Digest, u64>> {
+/// The records cannot be read or removed.
+pub fn blobs(records: &dyn Records, stays: impl Fn(&CacheEntry) -> bool) -> io::Result<BTreeMap<Digest, u64>> {
     let mut found = BTreeMap::new();
-    for repository in records::folders(root)? {
-        for tier in records::folders(&repository)? {
-            for (_, entry) in records::all::<CacheEntry>(&tier)? {
-                let newest = found.entry(entry.digest).or_insert(0);
-                *newest = entry.at.0.max(*newest);
-            }
+    for (key, entry) in records::values::<CacheEntry>(records, FOLDER)? {
+        if !stays(&entry) {
+            records.remove(&key)?;
+            continue;
         }
+        let newest = found.entry(entry.digest).or_insert(0);
+        *newest = entry.at.0.max(*newest);
     }
     Ok(found)
 }
@@ -189,7 +186,7 @@ mod tests {
     #[test]
     fn keys_are_tried_whole_then_as_beginnings_the_newest_first() {
         let dir = tempfile::tempdir().unwrap();
-        let caches = Caches::new(dir.path().to_owned(), MOST_BYTES);
+        let caches = Caches::new(Arc::new(records::Files::new(dir.path().to_owned())), MOST_BYTES);
         for (key, at) in [("pip-linux-1", 1), ("pip-linux-2", 3), ("pip-linux-3", 2), ("npm-1", 9)] {
             assert_eq!(caches.save("me/app", Tier::Internal, &entry(key, at)).unwrap(), Saved::Saved);
         }
@@ -213,7 +210,7 @@ mod tests {
     #[test]
     fn an_entry_is_never_changed() {
         let dir = tempfile::tempdir().unwrap();
-        let caches = Caches::new(dir.path().to_owned(), MOST_BYTES);
+        let caches = Caches::new(Arc::new(records::Files::new(dir.path().to_owned())), MOST_BYTES);
         assert_eq!(caches.save("me/app", Tier::Internal, &entry("k", 1)).unwrap(), Saved::Saved);
         assert_eq!(caches.save("me/app", Tier::Internal, &entry("k", 2)).unwrap(), Saved::AlreadyThere);
         assert_eq!(caches.find("me/app", Tier::Internal, &query(&["k"])).unwrap().unwrap().at, Timestamp(1));
@@ -222,7 +219,7 @@ mod tests {
     #[test]
     fn trust_flows_down_and_never_up() {
         let dir = tempfile::tempdir().unwrap();
-        let caches = Caches::new(dir.path().to_owned(), MOST_BYTES);
+        let caches = Caches::new(Arc::new(records::Files::new(dir.path().to_owned())), MOST_BYTES);
         caches.save("me/app", Tier::Untrusted, &entry("deps-fork", 5)).unwrap();
         caches.save("me/app", Tier::Internal, &entry("deps-branch", 4)).unwrap();
         caches.save("me/app", Tier::Protected, &entry("deps-main", 3)).unwrap();
@@ -252,13 +249,16 @@ mod tests {
     #[test]
     fn the_oldest_give_way() {
         let dir = tempfile::tempdir().unwrap();
-        let caches = Caches::new(dir.path().to_owned(), 25);
+        let caches = Caches::new(Arc::new(records::Files::new(dir.path().to_owned())), 25);
         for at in 1..=4 {
             caches.save("me/app", Tier::Internal, &entry(&format!("k{at}"), at)).unwrap();
         }
         assert_eq!(found(&caches, Tier::Internal, &["k1"]), None);
         assert_eq!(found(&caches, Tier::Internal, &["k2"]), None);
         assert_eq!(found(&caches, Tier::Internal, &["k3"]).as_deref(), Some("k3"));
-        assert_eq!(blobs(dir.path()).unwrap().len(), 2);
+        let files = records::Files::new(dir.path().to_owned());
+        assert_eq!(blobs(&files, |_| true).unwrap().len(), 2);
+        assert_eq!(blobs(&files, |entry| entry.at.0 > 3).unwrap().len(), 1);
+        assert_eq!(found(&caches, Tier::Internal, &["k3"]), None);
     }
 }

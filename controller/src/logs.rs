@@ -2,20 +2,26 @@
 //!
 //! A log is three files: `STEP.log` has the bytes as they are, `STEP.times` where each chunk begins and when it was read,
 //! `STEP.seal` its end. After a crash the longest stretch that both of the first two have is what was kept.
+//! Where several controllers share what they keep, a log that is sealed goes to the blobs as well.
 
 mod files;
+pub mod shared;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use caisson_model::id::{AttemptId, Digest};
+use caisson_model::id::{AttemptId, Digest, RunId};
 use caisson_model::log::{LogAck, LogChunk, LogGap, LogKey, LogRead, LogSeal};
+use caisson_proto::chain::Chain;
 use futures_util::stream::{self, Stream, StreamExt};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use crate::blobs::Blobs;
 use crate::logs::files::{Files, Reading};
+use crate::logs::shared::{Sealed, Shared};
+use crate::records::Records;
 
 /// A log could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,17 @@ pub enum LogError {
     /// The seal does not fit what was kept.
     #[error("seal: the log of step {} of attempt {} has {} bytes and {}; the seal says {} and {}", .0.step.0, .0.attempt, .1.total, .1.digest, .2.total, .2.digest)]
     Mismatch(LogKey, Box<LogSeal>, Box<LogSeal>),
+    /// What all controllers share cannot be used.
+    #[error("{act} the log of step {} of attempt {}", .key.step.0, .key.attempt)]
+    Shared {
+        /// What was tried.
+        act: &'static str,
+        /// On which log.
+        key: LogKey,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The thread that did the work is gone.
     #[error("the log's thread was ended")]
     Thread,
@@ -48,6 +65,7 @@ pub struct Logs {
     root: Arc<PathBuf>,
     open: Arc<Mutex<HashMap<LogKey, Arc<Log>>>>,
     ending: Arc<Mutex<HashMap<AttemptId, String>>>,
+    shared: Option<Shared>,
 }
 
 #[derive(Debug)]
@@ -68,6 +86,7 @@ struct News {
 struct Kept {
     files: Files,
     hash: Sha256,
+    chain: Chain,
     seal: Option<LogSeal>,
     synced: u64,
 }
@@ -75,7 +94,44 @@ struct Kept {
 impl Logs {
     /// Logs below `root`, which is made when the first is written.
     pub fn new(root: PathBuf) -> Logs {
-        Logs { root: Arc::new(root), open: Arc::default(), ending: Arc::default() }
+        Logs { root: Arc::new(root), open: Arc::default(), ending: Arc::default(), shared: None }
+    }
+
+    /// The same, for several controllers: what is sealed here the others find, and what they sealed is found here.
+    #[must_use]
+    pub fn shared(self, blobs: Blobs, records: Arc<dyn Records>) -> Logs {
+        Logs { shared: Some(Shared { blobs, records }), ..self }
+    }
+
+    /// Whether several controllers share what is sealed: then a log of which nothing is known is one that was lost.
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Whether there is anything of a log, here or with the others.
+    ///
+    /// # Errors
+    /// [`LogError::Shared`].
+    pub async fn is_known(&self, key: LogKey) -> Result<bool, LogError> {
+        Ok(self.opened().contains_key(&key) || Files::exist(&self.root, key) || self.sealed(key).await?.is_some())
+    }
+
+    async fn sealed(&self, key: LogKey) -> Result<Option<Sealed>, LogError> {
+        let Some(shared) = &self.shared else { return Ok(None) };
+        shared.find(key).await.map_err(|source| LogError::Shared { act: "look for", key, source })
+    }
+
+    async fn hand_over(&self, key: LogKey, seal: LogSeal) -> Result<(), LogError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        shared.hand_over(&self.root, key, seal).await.map_err(|source| LogError::Shared { act: "share", key, source })
+    }
+
+    /// Forgets the files of runs that `stays` says no to. Blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn prune(&self, stays: impl Fn(RunId) -> bool) -> std::io::Result<()> {
+        files::prune(&self.root, stays)
     }
 
     /// Forgets what is open: another controller may have decided meanwhile, and the files say what this one has.
@@ -95,16 +151,20 @@ impl Logs {
             return Ok(log.clone());
         }
         let failed = |source| LogError::Disk { act: "open", key, source };
-        let mut files = Files::open(&self.root, key).map_err(failed)?;
+        let mut files = Files::open(&self.root, key);
         let seal = files.seal().map_err(failed)?;
-        let mut hash = Sha256::new();
+        let (mut hash, mut chain) = (Sha256::new(), Chain::default());
         if seal.is_none() {
-            files.recover(|bytes| hash.update(bytes)).map_err(failed)?;
+            let take = |bytes: &[u8]| {
+                hash.update(bytes);
+                chain.update(bytes);
+            };
+            files.recover(take).map_err(failed)?;
         }
         let length = seal.as_ref().map_or(files.length(), |seal| seal.total);
         let log = Arc::new(Log {
             key,
-            kept: Mutex::new(Kept { files, hash, seal: seal.clone(), synced: 0 }),
+            kept: Mutex::new(Kept { files, hash, chain, seal: seal.clone(), synced: 0 }),
             news: watch::Sender::new(News { length, seal: seal.clone() }),
         });
         if seal.is_some() {
@@ -142,12 +202,18 @@ impl Logs {
     /// # Errors
     /// [`LogError::Mismatch`] when length or digest are not those of the bytes that were kept; [`LogError::Disk`].
     pub async fn seal(&self, key: LogKey, seal: LogSeal) -> Result<(), LogError> {
-        self.work(move |logs| {
-            logs.log(key)?.seal(seal)?;
-            logs.opened().remove(&key);
-            Ok(())
-        })
-        .await
+        if self.sealed(key).await?.is_some_and(|sealed| is_same(&sealed.seal, &seal)) {
+            // The answer got lost, or the controller that gave it.
+            return Ok(());
+        }
+        let real = self
+            .work(move |logs| {
+                let real = logs.log(key)?.seal(seal)?;
+                logs.opened().remove(&key);
+                Ok(real)
+            })
+            .await?;
+        self.hand_over(key, real).await
     }
 
     /// Whether a log was begun and not sealed.
@@ -185,7 +251,7 @@ impl Logs {
     /// # Errors
     /// [`LogError::Disk`]; the others were sealed nevertheless.
     pub async fn end(&self, attempt: AttemptId) -> Result<(), LogError> {
-        self.work(move |logs| {
+        let ended = self.work(move |logs| {
             let reason = logs.why_unsealed(attempt);
             let mut keys = Files::steps(&logs.root, attempt).map_err(|source| LogError::Disk {
                 act: "list",
@@ -194,15 +260,24 @@ impl Logs {
             })?;
             keys.extend(logs.opened().keys().filter(|key| key.attempt == attempt));
             let mut result = Ok(());
+            let mut seals = Vec::new();
             for key in keys {
                 let ended = logs.log(key).and_then(|log| log.end(&reason));
                 logs.opened().remove(&key);
-                result = result.and(ended);
+                match ended {
+                    Ok(seal) => seals.push((key, seal)),
+                    Err(error) => result = Err(error),
+                }
             }
             logs.endings().remove(&attempt);
-            result
-        })
-        .await
+            Ok((result, seals))
+        });
+        let (mut result, seals) = ended.await?;
+        for (key, seal) in seals {
+            // One that another controller sealed stays as that did.
+            result = result.and(self.hand_over(key, seal).await);
+        }
+        result
     }
 
     /// The log from `offset` on, then what follows, until its seal. A log whose attempt is over (`live` is false) ends,
@@ -216,6 +291,11 @@ impl Logs {
         offset: u64,
         live: bool,
     ) -> Result<impl Stream<Item = Result<LogRead, LogError>> + Send + use<>, LogError> {
+        if !live && let (Some(shared), Some(sealed)) = (&self.shared, self.sealed(key).await?) {
+            shared.fetch(&self.root, key, &sealed).await.map_err(|source| LogError::Shared { act: "fetch", key, source })?;
+            // One that was half here is read anew.
+            self.opened().remove(&key);
+        }
         let log = self
             .work(move |logs| {
                 if !live && !Files::exist(&logs.root, key) && !logs.opened().contains_key(&key) {
@@ -253,7 +333,18 @@ impl Logs {
 }
 
 fn empty_seal() -> LogSeal {
-    LogSeal { total: 0, digest: Digest(Sha256::digest(b"").into()), gaps: Vec::new() }
+    LogSeal { total: 0, digest: Digest(Sha256::digest(b"").into()), chain: Some(Chain::default().head()), gaps: Vec::new() }
+}
+
+/// Whether two seals say the same; one of an agent that knows no chain says nothing about it.
+fn is_same(there: &LogSeal, given: &LogSeal) -> bool {
+    let chain = given.chain.is_none() || there.chain.is_none() || given.chain == there.chain;
+    chain && (there.total, there.digest, &there.gaps) == (given.total, given.digest, &given.gaps)
+}
+
+/// The log of a step that ran and of which no controller has anything.
+pub fn lost(reason: &str) -> LogSeal {
+    LogSeal { gaps: vec![LogGap { offset: 0, bytes: 0, reason: reason.to_owned() }], ..empty_seal() }
 }
 
 impl Log {
@@ -283,6 +374,7 @@ impl Log {
         chunk.offset = length;
         kept.files.append(&chunk).map_err(self.failed("write"))?;
         kept.hash.update(&chunk.bytes);
+        kept.chain.update(&chunk.bytes);
         self.news.send_modify(|news| news.length = end);
         Ok(LogAck::Kept { offset: end })
     }
@@ -297,37 +389,45 @@ impl Log {
         Ok(kept.seal.as_ref().map_or(length, |seal| seal.total))
     }
 
-    fn seal(&self, seal: LogSeal) -> Result<(), LogError> {
+    /// Gives the seal as it stands.
+    fn seal(&self, seal: LogSeal) -> Result<LogSeal, LogError> {
         let mut kept = self.kept();
         let real = match &kept.seal {
-            Some(there) if *there == seal => return Ok(()),
+            Some(there) if is_same(there, &seal) => return Ok(there.clone()),
             Some(there) => there.clone(),
-            None => LogSeal { total: kept.files.length(), digest: Digest(kept.hash.clone().finalize().into()), gaps: Vec::new() },
+            None => LogSeal { gaps: seal.gaps.clone(), ..kept.real() },
         };
-        if kept.seal.is_some() || (real.total, real.digest) != (seal.total, seal.digest) {
+        if kept.seal.is_some() || !is_same(&real, &seal) {
             return Err(LogError::Mismatch(self.key, Box::new(real), Box::new(seal)));
         }
-        kept.files.write_seal(&seal).map_err(self.failed("seal"))?;
-        kept.seal = Some(seal.clone());
-        self.news.send_modify(|news| news.seal = Some(seal));
-        Ok(())
+        kept.files.write_seal(&real).map_err(self.failed("seal"))?;
+        kept.seal = Some(real.clone());
+        self.news.send_modify(|news| news.seal = Some(real.clone()));
+        Ok(real)
     }
 
-    /// Seals what nobody sealed. A log that was never written to needs no gap, and no file.
-    fn end(&self, reason: &str) -> Result<(), LogError> {
+    /// Seals what nobody sealed, and gives the seal. A log that was never written to needs no gap, and no file.
+    fn end(&self, reason: &str) -> Result<LogSeal, LogError> {
         let mut kept = self.kept();
-        if kept.seal.is_some() {
-            return Ok(());
+        if let Some(seal) = &kept.seal {
+            return Ok(seal.clone());
         }
-        let total = kept.files.length();
-        let mut seal = LogSeal { total, digest: Digest(kept.hash.clone().finalize().into()), gaps: Vec::new() };
-        if total > 0 {
-            seal.gaps.push(LogGap { offset: total, bytes: 0, reason: reason.to_owned() });
+        let mut seal = kept.real();
+        if seal.total > 0 {
+            seal.gaps.push(LogGap { offset: seal.total, bytes: 0, reason: reason.to_owned() });
             kept.files.write_seal(&seal).map_err(self.failed("seal"))?;
         }
         kept.seal = Some(seal.clone());
-        self.news.send_modify(|news| news.seal = Some(seal));
-        Ok(())
+        self.news.send_modify(|news| news.seal = Some(seal.clone()));
+        Ok(seal)
+    }
+}
+
+impl Kept {
+    /// The seal of what is here.
+    fn real(&self) -> LogSeal {
+        let digest = Digest(self.hash.clone().finalize().into());
+        LogSeal { total: self.files.length(), digest, chain: Some(self.chain.head()), gaps: Vec::new() }
     }
 }
 

@@ -1,12 +1,15 @@
 //! The controller as a value: owns the engine and a clock, runs effects, and implements the contract. Clones share it.
 
 mod agent;
+mod beside;
 mod client;
 mod feeds;
 mod intake;
 mod keeping;
 mod lead;
 mod owner;
+mod retention;
+mod way;
 
 use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
@@ -20,19 +23,25 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::artifacts::Artifacts;
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::Blobs;
+use crate::blobs::bucket::{BlobsPlace, Bucket, BucketError};
+use crate::blobs::store::BlobError;
 use crate::caches::{self, Caches};
 use crate::core::engine::Engine;
 use crate::core::event::{Answer, Event, Refusal, Timing};
+use crate::identity::registry::Registry;
 use crate::logs::{LogError, Logs};
 use crate::metrics::{Gauges, Metrics};
 use crate::mirror;
 use crate::policy::Rules;
+use crate::records::{Files, Records};
 use crate::secrets::Secrets;
 use crate::service::lead::{Claim, Lead, Seat, Term};
 use crate::service::owner::{Answered, Command};
+use crate::service::way::Way;
 use crate::store::Place;
 use crate::store::journal::{Archive, StoreError};
+use crate::store::postgres::shelf::Table;
 
 /// How many events a watcher reads at once.
 const EVENTS: u32 = 256;
@@ -54,8 +63,12 @@ pub struct Options {
     pub mirror: Option<PathBuf>,
     /// Where clients and agents reach this controller, for those that ask one that stands by.
     pub address: String,
-    /// The folder for blobs, if not in `data_dir`. Several controllers may share it.
-    pub blobs: Option<PathBuf>,
+    /// Where blobs are, if not in `data_dir`. Several controllers may share it.
+    pub blobs: Option<BlobsPlace>,
+    /// The bytes of blobs that are kept at most; `None` for no quota.
+    pub blobs_quota: Option<u64>,
+    /// Who may speak, for a controller that stands by and has to ask the leader; `None` where nothing is asked of a caller.
+    pub registry: Option<Registry>,
 }
 
 impl Options {
@@ -71,6 +84,8 @@ impl Options {
             mirror: None,
             address: String::new(),
             blobs: None,
+            blobs_quota: None,
+            registry: None,
         }
     }
 }
@@ -87,6 +102,9 @@ pub enum OpenError {
     /// The journal cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
 }
 
 /// A controller.
@@ -107,6 +125,8 @@ struct Inner {
     archive: Arc<dyn Archive>,
     logs: Logs,
     blobs: Blobs,
+    records: Arc<dyn Records>,
+    way: Way,
     artifacts: Artifacts,
     caches: Caches,
     mirror: Option<PathBuf>,
@@ -119,13 +139,18 @@ fn closed() -> ApiError {
 }
 
 fn broken(error: &dyn std::error::Error) -> ApiError {
+    ApiError::Broken(told(error))
+}
+
+/// An error with all that led to it.
+fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         text = format!("{text}: {error}");
         source = error.source();
     }
-    ApiError::Broken(text)
+    text
 }
 
 fn refused(refusal: Refusal) -> ApiError {
@@ -141,7 +166,9 @@ fn refused(refusal: Refusal) -> ApiError {
 fn blob_error(error: BlobError) -> ApiError {
     match &error {
         BlobError::Missing(_) => ApiError::NotFound(error.to_string()),
-        BlobError::Mismatch { .. } => ApiError::Invalid(error.to_string()),
+        BlobError::Mismatch { .. } | BlobError::Offset { .. } | BlobError::Full(_) => ApiError::Invalid(error.to_string()),
+        // The store may come back; whoever asks may wait for it.
+        BlobError::Bucket { .. } => ApiError::Unavailable(told(&error)),
         _ => broken(&error),
     }
 }
@@ -149,6 +176,7 @@ fn blob_error(error: BlobError) -> ApiError {
 fn log_error(error: LogError) -> ApiError {
     match &error {
         LogError::Sealed(_) | LogError::Mismatch(..) => ApiError::Invalid(error.to_string()),
+        LogError::Shared { .. } => ApiError::Unavailable(told(&error)),
         _ => broken(&error),
     }
 }
@@ -169,8 +197,10 @@ impl Service {
     /// # Errors
     /// [`OpenError`]; nothing was started then.
     pub async fn open(options: Options) -> Result<Service, OpenError> {
-        let Options { store, data_dir, rules, secrets, timing, mirror, address, blobs } = options;
+        let Options { store, data_dir, rules, secrets, timing, mirror, address, blobs, blobs_quota, registry } = options;
         let folder = data_dir.clone();
+        // What is sealed is shared where anything is.
+        let is_shared = matches!(store, Place::Postgres(_)) || matches!(blobs, Some(BlobsPlace::Bucket(_)));
         let prepare = move || -> Result<_, OpenError> {
             let failed = |error| OpenError::Folder(folder.clone(), error);
             fs::create_dir_all(&folder).map_err(failed)?;
@@ -180,22 +210,30 @@ impl Service {
                 Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(folder.clone())),
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            let (claim, archive) = match store {
+            let (claim, archive, records): (_, _, Arc<dyn Records>) = match store {
                 Place::Postgres(url) => {
                     let archive = crate::store::postgres::look(&url)?;
-                    let claim = Claim { url, address };
-                    (Some(claim.try_once()?.map_or(Err(claim.clone()), |opened| Ok((opened, Some(claim))))), archive)
+                    let records = Arc::new(Table::new(&url));
+                    let claim = Claim { url, address, records: records.clone() };
+                    (claim.try_once()?.map_or(Err(claim.clone()), |opened| Ok((opened, Some(claim)))), archive, records)
                 }
                 place => {
                     let opened = crate::store::open(&place)?;
                     let archive = opened.archive.clone();
-                    (Some(Ok((opened, None))), archive)
+                    (Ok((opened, None)), archive, Arc::new(Files::new(folder)))
                 }
             };
-            Ok((Arc::new(lock), claim, archive))
+            Ok((Arc::new(lock), claim, archive, records))
         };
-        let (lock, claim, archive) = tokio::task::spawn_blocking(prepare).await.map_err(|_| StoreError::Thread)??;
+        let (lock, claim, archive, records) = tokio::task::spawn_blocking(prepare).await.map_err(|_| StoreError::Thread)??;
+        let blobs = match blobs {
+            None => Blobs::new(data_dir.join("blobs")),
+            Some(BlobsPlace::Folder(folder)) => Blobs::new(folder),
+            Some(BlobsPlace::Bucket(place)) => Blobs::in_bucket(Bucket::open(&place).await?, data_dir.join("blobs/parts")),
+        };
+        let blobs = blobs.and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect()).at_most(blobs_quota);
         let logs = Logs::new(data_dir.join("logs"));
+        let logs = if is_shared { logs.shared(blobs.clone(), records.clone()) } else { logs };
         let seat = Arc::new(Seat {
             term: watch::Sender::new(None),
             leader: Mutex::default(),
@@ -208,24 +246,24 @@ impl Service {
             leading: Mutex::default(),
             archive,
             logs,
-            blobs: Blobs::new(blobs.unwrap_or_else(|| data_dir.join("blobs")))
-                .and_of(mirror.iter().map(|folder| mirror::blobs(folder)).collect()),
-            artifacts: Artifacts::new(data_dir.join("artifacts")),
-            caches: Caches::new(data_dir.join("caches"), caches::MOST_BYTES),
+            blobs,
+            artifacts: Artifacts::new(records.clone()),
+            caches: Caches::new(records.clone(), caches::MOST_BYTES),
+            records,
+            way: Way::new(registry),
             mirror,
             rules,
             secrets,
         });
         let lead = Lead { timing, lock };
         let task = match claim {
-            Some(Ok((opened, claim))) => {
+            Ok((opened, claim)) => {
                 let owner = lead.begin(&seat, opened, claim.is_some())?;
-                Some(tokio::spawn(lead.keep(Arc::downgrade(&seat), Some(owner), claim)))
+                tokio::spawn(lead.keep(Arc::downgrade(&seat), Some(owner), claim))
             }
-            Some(Err(claim)) => Some(tokio::spawn(lead.keep(Arc::downgrade(&seat), None, Some(claim)))),
-            None => None,
+            Err(claim) => tokio::spawn(lead.keep(Arc::downgrade(&seat), None, Some(claim))),
         };
-        *inner.leading.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        *inner.leading.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(Service { inner })
     }
 

@@ -31,6 +31,6 @@ pub fn open(place: &Place) -> Result<Opened, StoreError> {
     match place {
         Place::Memory => Ok(memory::open()),
         Place::Sqlite(path) => sqlite::open(path),
-        Place::Postgres(url) => postgres::claim(url, "")?.ok_or(StoreError::Led),
+        Place::Postgres(url) => Ok(postgres::claim(url, "")?.ok_or(StoreError::Led)?.0),
     }
 }

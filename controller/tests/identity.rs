@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use caisson_controller::identity::authority::Authority;
-use caisson_controller::identity::registry::{Registry, now};
+use caisson_controller::identity::registry::{Book, Registry, now};
 use caisson_controller::identity::token::{Token, sha256};
 use caisson_controller::listen::Listener;
 use caisson_controller::service::{Options, Service};
@@ -40,7 +40,7 @@ async fn place(lifetime: Duration) -> Place {
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
     Authority::create(&identity, now()).unwrap();
-    let registry = Registry::open(identity, lifetime).await.unwrap();
+    let registry = Registry::open(identity, lifetime, Book::Beside).await.unwrap();
     let service = Service::open(Options::new(dir.path().join("data"))).await.unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
     let listener = Listener::bind_tls(address, registry.clone(), &["127.0.0.1".to_owned()]).await.unwrap();
@@ -245,7 +245,7 @@ async fn a_revoked_agent_is_off_within_a_second() {
         assert!(matches!(in_time("the welcome", answers.next()).await, Some(Ok(ControllerMessage::Welcome { .. }))));
     }
     // By another process, which only writes it down: `caisson agents revoke` beside a running controller.
-    let elsewhere = Registry::open(place._dir.path().join("identity"), DAY).await.unwrap();
+    let elsewhere = Registry::open(place._dir.path().join("identity"), DAY, Book::AsNoted).await.unwrap();
     elsewhere.revoke_agent("test".into(), AgentName("a".into()), "lost laptop".into()).await.unwrap();
     let since = Instant::now();
     while let Some(Ok(_)) = in_time("the end of the stream", answers.next()).await {}

@@ -19,6 +19,7 @@ use caisson_model::run::{JobState, RunEvent, RunState, Submission};
 use caisson_model::secret::SecretValue;
 use caisson_model::time::Timestamp;
 use caisson_proto::api::{AgentApi, Answers, ApiError, ClientApi};
+use caisson_proto::chain::Chain;
 use futures_util::StreamExt;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -145,7 +146,10 @@ async fn a_run_goes_on_after_a_crash() {
     assert_eq!(push(&second, hold, 9, b"x").await, [Ok(LogAck::Resync { offset: 4 })]);
     assert_eq!(push(&second, hold, 0, b"one\ntwo\n").await, [Ok(LogAck::Kept { offset: 8 })]);
     let whole = b"one\ntwo\n";
-    let seal = LogSeal { total: 8, digest: Digest(Sha256::digest(whole).into()), gaps: Vec::new() };
+    let mut chain = Chain::default();
+    chain.update(whole);
+    let digest = Digest(Sha256::digest(whole).into());
+    let seal = LogSeal { total: 8, digest, chain: Some(chain.head()), gaps: Vec::new() };
     second.seal_log(hold, STEP, seal.clone()).await.unwrap();
     assert_eq!(complete(&second, hold).await, Ok(Recorded::Recorded));
     let dependant = agent.start().await;
@@ -250,7 +254,7 @@ async fn one_folder_has_one_controller_and_torn_logs_are_cut() {
     let _agent = join(&second, vec![hold]).await;
     assert_eq!(push(&second, hold, 9, b"x").await, [Ok(LogAck::Resync { offset: 5 })]);
     assert_eq!(push(&second, hold, 5, b"!").await, [Ok(LogAck::Kept { offset: 6 })]);
-    let seal = LogSeal { total: 6, digest: Digest(Sha256::digest(b"whole!").into()), gaps: Vec::new() };
+    let seal = LogSeal { total: 6, digest: Digest(Sha256::digest(b"whole!").into()), chain: None, gaps: Vec::new() };
     second.seal_log(hold, STEP, seal).await.unwrap();
     assert_eq!(fs::read(log.with_extension("log")).unwrap(), b"whole!");
     second.close().await;

@@ -101,6 +101,23 @@ pub trait BlobApi: Send + Sync + 'static {
     /// Stores the bytes of `content` under `digest`. Verified before it becomes readable; putting what is there already succeeds.
     fn put_blob(&self, digest: Digest, content: Messages<Vec<u8>>) -> impl Future<Output = Result<(), ApiError>> + Send;
 
+    /// How many bytes of a blob that was put in part are held: [`BlobApi::put_blob_from`] may go on from there.
+    fn held_of_blob(&self, digest: Digest) -> impl Future<Output = Result<u64, ApiError>> + Send {
+        // Nothing, unless an implementor keeps parts.
+        let _any = digest;
+        std::future::ready(Ok(0))
+    }
+
+    /// As [`BlobApi::put_blob`], with `content` that begins at `offset`. What was held is forgotten if the whole is wrong then.
+    fn put_blob_from(&self, digest: Digest, offset: u64, content: Messages<Vec<u8>>) -> impl Future<Output = Result<(), ApiError>> + Send {
+        async move {
+            match offset {
+                0 => self.put_blob(digest, content).await,
+                _ => Err(ApiError::Invalid("offset: nothing is held here, begin at 0".to_owned())),
+            }
+        }
+    }
+
     /// Reads a blob from `offset` on, in pieces of at most 64 KiB. The reader verifies the digest of the whole.
     fn get_blob(&self, digest: Digest, offset: u64) -> impl Future<Output = Result<Answers<Vec<u8>>, ApiError>> + Send;
 }
@@ -116,6 +133,15 @@ pub trait AgentApi: BlobApi {
 
     /// The job's spec; its digest equals the one offered.
     fn fetch_spec(&self, hold: Hold) -> impl Future<Output = Result<JobSpec, ApiError>> + Send;
+
+    /// The spec as the very bytes that the offered digest covers: JSON, in which a newer controller may say more than this side
+    /// knows. A side that reads passes that over; the digest is right all the same.
+    fn fetch_form(&self, hold: Hold) -> impl Future<Output = Result<Vec<u8>, ApiError>> + Send {
+        async move {
+            let spec = self.fetch_spec(hold).await?;
+            serde_json::to_vec(&spec).map_err(|error| ApiError::Broken(format!("the spec cannot be written: {error}")))
+        }
+    }
 
     /// The secrets that the step declares. Once per attempt and step; the second call is answered [`ApiError::Spent`].
     fn open_secrets(&self, hold: Hold, step: StepIndex) -> impl Future<Output = Result<OpenedSecrets, ApiError>> + Send;

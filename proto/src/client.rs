@@ -280,9 +280,20 @@ impl BlobApi for Client {
     }
 
     async fn put_blob(&self, digest: Digest, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
+        self.put_blob_from(digest, 0, content).await
+    }
+
+    async fn held_of_blob(&self, digest: Digest) -> Result<u64, ApiError> {
+        let request = call(wire::FindMissingBlobsRequest { blobs: vec![wire::BlobId { digest: digest.out() }] });
+        let answer = self.blobs.clone().find_missing_blobs(request).await.map_err(api_error)?.into_inner();
+        Ok(answer.held.first().copied().unwrap_or(0))
+    }
+
+    async fn put_blob_from(&self, digest: Digest, offset: u64, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
         use wire::put_blob_request::Part;
-        let part = |part| wire::PutBlobRequest { part: Some(part) };
-        let first = futures_util::stream::once(std::future::ready(part(Part::Digest(digest.out()))));
+        let part = |part| wire::PutBlobRequest { offset: 0, part: Some(part) };
+        let first = wire::PutBlobRequest { offset, ..part(Part::Digest(digest.out())) };
+        let first = futures_util::stream::once(std::future::ready(first));
         // Whoever made the pieces may have made them larger than a message may be.
         let pieces = content.flat_map(|bytes| {
             let pieces: Vec<_> = bytes.chunks(1024 * 1024).map(<[u8]>::to_vec).collect();
@@ -311,6 +322,17 @@ impl AgentApi for Client {
         let request = call(wire::FetchSpecRequest { hold: Some(hold.out()) });
         let answer = self.agent.clone().fetch_spec(request).await.map_err(api_error)?.into_inner();
         required(answer.spec, "spec").map_err(malformed)
+    }
+
+    async fn fetch_form(&self, hold: Hold) -> Result<Vec<u8>, ApiError> {
+        let request = call(wire::FetchSpecRequest { hold: Some(hold.out()) });
+        let answer = self.agent.clone().fetch_spec(request).await.map_err(api_error)?.into_inner();
+        if !answer.form.is_empty() {
+            return Ok(answer.form);
+        }
+        // A controller of the first version: its digest covers what the spec makes of itself.
+        let spec: JobSpec = required(answer.spec, "spec").map_err(malformed)?;
+        serde_json::to_vec(&spec).map_err(|error| ApiError::Broken(format!("the spec cannot be written: {error}")))
     }
 
     async fn open_secrets(&self, hold: Hold, step: StepIndex) -> Result<OpenedSecrets, ApiError> {

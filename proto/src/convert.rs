@@ -281,7 +281,7 @@ message!(AttemptId => AttemptId { number } whole { job });
 message!(Hold => Hold { fence } whole { attempt });
 message!(LogKey => LogKey { step } whole { attempt });
 message!(LogGap => LogGap { offset, bytes, reason });
-message!(LogSeal => LogSeal { total, digest, gaps });
+message!(LogSeal => LogSeal { total, digest, chain, gaps });
 
 impl Cross for LogChunk {
     type Wire = wire::LogChunk;

@@ -7,6 +7,7 @@
 //! Wire types never leave this crate: behind [`client`] and [`server`] there is only the model.
 
 pub mod api;
+pub mod chain;
 pub mod client;
 mod convert;
 pub mod fleet;

@@ -280,7 +280,8 @@ impl<D: Door> Agent for Server<D> {
     async fn fetch_spec(&self, request: Request<wire::FetchSpecRequest>) -> Result<Response<wire::FetchSpecAnswer>, Status> {
         let api = self.enter(&request).await?;
         let spec = api.fetch_spec(hold(request.into_inner().hold)?).await.map_err(status)?;
-        Ok(Response::new(wire::FetchSpecAnswer { spec: Some(spec.out()) }))
+        let form = serde_json::to_vec(&spec).map_err(|error| status(ApiError::Broken(format!("the spec cannot be written: {error}"))))?;
+        Ok(Response::new(wire::FetchSpecAnswer { spec: Some(spec.out()), form }))
     }
 
     async fn open_secrets(&self, request: Request<wire::OpenSecretsRequest>) -> Result<Response<wire::OpenSecretsAnswer>, Status> {
@@ -380,16 +381,20 @@ impl<D: Door> Blobs for Server<D> {
         let digests: Result<Vec<Digest>, Malformed> =
             request.into_inner().blobs.into_iter().map(|blob| field(blob.digest, "blobs.digest")).collect();
         let missing = api.find_missing_blobs(digests.map_err(invalid)?).await.map_err(status)?;
+        let mut held = Vec::with_capacity(missing.len());
+        for digest in &missing {
+            held.push(api.held_of_blob(*digest).await.map_err(status)?);
+        }
         let missing = missing.into_iter().map(|digest| wire::BlobId { digest: digest.out() }).collect();
-        Ok(Response::new(wire::FindMissingBlobsAnswer { missing }))
+        Ok(Response::new(wire::FindMissingBlobsAnswer { missing, held }))
     }
 
     async fn put_blob(&self, request: Request<Streaming<wire::PutBlobRequest>>) -> Result<Response<wire::PutBlobAnswer>, Status> {
         let api = self.enter(&request).await?;
         use wire::put_blob_request::Part;
         let mut parts = request.into_inner();
-        let digest: Digest = match parts.message().await?.and_then(|first| first.part) {
-            Some(Part::Digest(digest)) => field(digest, "digest").map_err(invalid)?,
+        let (digest, offset): (Digest, u64) = match parts.message().await? {
+            Some(wire::PutBlobRequest { offset, part: Some(Part::Digest(digest)) }) => (field(digest, "digest").map_err(invalid)?, offset),
             _ => return Err(status(ApiError::Invalid("digest: must be the first message".to_owned()))),
         };
         let refusal = Refusal::default();
@@ -397,7 +402,7 @@ impl<D: Door> Blobs for Server<D> {
             Some(Part::Bytes(bytes)) => Ok(bytes),
             _ => Err(Malformed::new("only bytes follow the digest").within("part")),
         });
-        let put = api.put_blob(digest, content).await;
+        let put = api.put_blob_from(digest, offset, content).await;
         // A blob cut short fails its digest; what cut it is the better reason.
         match (put, refusal.0.get()) {
             (Ok(()), _) => Ok(Response::new(wire::PutBlobAnswer {})),

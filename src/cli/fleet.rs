@@ -64,9 +64,9 @@ pub(crate) struct Controller {
     /// directory of its own [default: SQLite in the state directory] [env: CAISSON_STORE]
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// Folder for source trees and other blobs; one that several controllers see [default: in the state directory]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) blobs: Option<PathBuf>,
+    /// Folder or s3://BUCKET[/PREFIX] for source trees, artifacts, caches and sealed logs; several controllers need one that all of them see [default: in the state directory]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) blobs: Option<String>,
     /// Policy file [default: your own, else the built-in one]
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
@@ -213,25 +213,6 @@ pub(crate) struct Show {
     pub(crate) reach: Reach,
 }
 
-/// Show everything that a run's steps tried to reach, and whether that record is whole.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Each entry is chained to the one before it by a SHA-256 digest, and the newest digest stands in the run's record. The chain is built
-anew from the history that the controller keeps; exit code 1 when it does not end where the record says, or where --head says.")]
-pub(crate) struct Ledger {
-    /// The run's number
-    #[arg(value_name = "RUN")]
-    pub(crate) run: u64,
-    /// What the chain must end with: the head that was written down elsewhere, as `sha256:...`
-    #[arg(long, value_name = "DIGEST")]
-    pub(crate) head: Option<caisson_model::id::Digest>,
-    /// One JSON object per entry, and last one of type `ledger`
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) reach: Reach,
-}
-
 /// Print the logs of a run, a job or a step.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -317,6 +298,9 @@ pub(crate) struct AgentsRevoke {
     /// Why, for the record
     #[arg(long, value_name = "TEXT", default_value = "revoked by an administrator")]
     pub(crate) reason: String,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) office: Office,
 }
@@ -330,6 +314,9 @@ pub(crate) struct Cordon {
     /// Give it jobs again
     #[arg(long)]
     pub(crate) off: bool,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -340,6 +327,9 @@ pub(crate) struct Drain {
     /// The agent's name
     #[arg(value_name = "AGENT")]
     pub(crate) agent: String,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -421,6 +411,9 @@ pub(crate) struct TokenRevoke {
     /// The token's id, as `caisson token list` shows it
     #[arg(value_name = "ID")]
     pub(crate) id: String,
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) office: Office,
 }

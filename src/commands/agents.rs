@@ -100,7 +100,7 @@ fn revoke(arguments: fleet::AgentsRevoke) -> Result<Exit, Failure> {
     });
     runtime.shutdown_background();
     revoked?;
-    Ok(report::print(&format!("agent {} revoked\n", arguments.agent)))
+    Ok(said(&arguments.agent, "revoked", arguments.json, &format!("agent {} revoked", arguments.agent)))
 }
 
 /// Gives an agent no new jobs, or gives it jobs again.
@@ -113,7 +113,8 @@ pub(crate) fn cordon(arguments: fleet::Cordon) -> Result<Exit, Failure> {
         client.cordon(name.clone(), cordon).await.map_err(|source| CallError { act: format!("cordon agent {name}"), source })?;
         Ok::<_, Failure>(())
     })?;
-    Ok(report::print(&format!("agent {} {done}\n", arguments.agent)))
+    let state = if arguments.off { "uncordoned" } else { "cordoned" };
+    Ok(said(&arguments.agent, state, arguments.json, &format!("agent {} {done}", arguments.agent)))
 }
 
 /// Lets an agent leave when its jobs have ended.
@@ -125,5 +126,13 @@ pub(crate) fn drain(arguments: fleet::Drain) -> Result<Exit, Failure> {
         client.drain(name.clone()).await.map_err(|source| CallError { act: format!("drain agent {name}"), source })?;
         Ok::<_, Failure>(())
     })?;
-    Ok(report::print(&format!("agent {} leaves when its jobs have ended\n", arguments.agent)))
+    Ok(said(&arguments.agent, "draining", arguments.json, &format!("agent {} leaves when its jobs have ended", arguments.agent)))
+}
+
+/// What was done to an agent, for a person or a program.
+fn said(agent: &str, done: &str, as_json: bool, text: &str) -> Exit {
+    if as_json {
+        return report::print(&format!("{}\n", json!({ "type": "agent", "name": agent, "done": done })));
+    }
+    report::print(&format!("{text}\n"))
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use caisson_controller::identity::authority::Authority;
-use caisson_controller::identity::registry::{Registry, directory};
+use caisson_controller::identity::registry::{Book, Registry, directory};
 use caisson_controller::listen::{ListenError, Listener};
 use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
@@ -76,17 +76,19 @@ pub(crate) fn run(arguments: fleet::Controller) -> Result<Exit, Failure> {
 }
 
 /// The address first: a refused one must not have opened a journal.
-async fn bind(settled: &Settled, plain: bool, records: PathBuf) -> Result<Listener, Failure> {
+async fn bind(settled: &Settled, plain: bool, records: PathBuf) -> Result<(Listener, Option<Registry>), Failure> {
     if plain || !Authority::exists(&records) {
-        return Ok(Listener::bind(settled.listen).await.map_err(Unreachable)?);
+        return Ok((Listener::bind(settled.listen).await.map_err(Unreachable)?, None));
     }
-    let registry = Registry::open(records, settled.agent_certificates).await.map_err(NoRecords)?;
+    let book = settled.store.clone().map_or(Book::Beside, Book::Database);
+    let registry = Registry::open(records, settled.agent_certificates, book).await.map_err(NoRecords)?;
     let mut names = settled.names.clone();
     match settled.listen.ip() {
         ip if ip.is_unspecified() => names.extend(init::own_names()),
         ip => names.push(ip.to_string()),
     }
-    Ok(Listener::bind_tls(settled.listen, registry, &names).await.map_err(Unreachable)?)
+    let listener = Listener::bind_tls(settled.listen, registry.clone(), &names).await.map_err(Unreachable)?;
+    Ok((listener, Some(registry)))
 }
 
 /// Starts what is served beside agents and clients: operations, webhooks, schedules.
@@ -157,20 +159,28 @@ async fn serve(
     secrets: Vec<(String, SecretValue)>,
 ) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
-    let listener = bind(settled, arguments.plain, directory(&state.controller)).await?;
+    let (listener, registry) = bind(settled, arguments.plain, directory(&state.controller)).await?;
     let mut options = Options {
         rules,
         secrets: Secrets::new(vec![Box::new(Given::new(secrets))]),
         mirror: Some(mirror),
         address: listener.url(),
         blobs: settled.blobs.clone(),
+        blobs_quota: settled.blobs_quota,
+        registry,
         ..Options::new(state.controller.clone())
     };
     if let Some(url) = &settled.store {
         options.store = Place::Postgres(url.clone());
+        if settled.blobs.is_none() {
+            report::note(
+                "blobs and sealed logs lie in the state directory: another controller on this database cannot serve them; give all of them one `blobs`",
+            );
+        }
     }
     let service = embedded::open(options).await?;
     let mut beside = JoinSet::new();
+    beside.spawn(service.clone().keep_house(settled.retention));
     beside_it(settled, state, &service, &mut beside).await?;
     // The one line on standard output, for whoever starts it from a script.
     let printed = report::print(&format!("{}\n", listener.url()));

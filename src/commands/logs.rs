@@ -8,8 +8,10 @@ use caisson_model::log::{LogKey, LogRead};
 use caisson_model::outcome::Fault;
 use caisson_model::run::{JobView, NumberedEvent, RunEvent, RunState, StepState, StepView};
 use caisson_proto::api::{ApiError, ClientApi, RunDetail};
+use caisson_proto::chain::Chain;
 use caisson_proto::client::Client;
 use futures_util::StreamExt;
+use sha2::{Digest as _, Sha256};
 
 use crate::cli::fleet;
 use crate::commands::{runtime, show};
@@ -32,6 +34,9 @@ enum LogsError {
     /// There is no such job or step.
     #[error("run {0} has no {1} {2:?}")]
     Missing(RunId, &'static str, String, String),
+    /// What was read is not what was sealed.
+    #[error("the log of step {} of attempt {} is not what was sealed: {}", .0.step.0, .0.attempt, .1)]
+    Changed(LogKey, &'static str),
     /// Standard output does not take it.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -40,7 +45,7 @@ enum LogsError {
 impl Explained for LogsError {
     fn fault(&self) -> Fault {
         match self {
-            LogsError::Output(_) => Fault::Environment,
+            LogsError::Output(_) | LogsError::Changed(..) => Fault::Environment,
             _ => Fault::User,
         }
     }
@@ -49,6 +54,7 @@ impl Explained for LogsError {
         match self {
             LogsError::Target(_) => Some("write RUN, RUN/JOB or RUN/JOB/STEP, such as 12/test/3".to_owned()),
             LogsError::Missing(_, _, _, known) => Some(format!("it has {known}")),
+            LogsError::Changed(..) => Some("trust nothing of it; look after the controller's store and who can write to it".to_owned()),
             LogsError::Output(_) => None,
         }
     }
@@ -219,6 +225,7 @@ impl Printer {
         let key = LogKey { attempt: step.attempt, step: step.index };
         let failed = |source: ApiError| CallError { act: format!("read the logs of run {run}"), source };
         let mut offset = 0;
+        let (mut chain, mut whole_digest) = (Chain::default(), Sha256::new());
         'open: loop {
             let mut reads = match patiently(|| client.tail_log(key, offset)).await {
                 // A step that was skipped has none.
@@ -240,8 +247,23 @@ impl Printer {
                     Some(Err(error)) if error.is_transient() => continue 'open,
                     Some(read) => {
                         let read = read.map_err(failed)?;
-                        if let LogRead::Chunk(chunk) = &read {
-                            offset = chunk.offset + chunk.bytes.len() as u64;
+                        match &read {
+                            LogRead::Chunk(chunk) if chunk.offset != offset => {
+                                return Err(LogsError::Changed(key, "bytes are missing").into());
+                            }
+                            LogRead::Chunk(chunk) => {
+                                offset += chunk.bytes.len() as u64;
+                                chain.update(&chunk.bytes);
+                                whole_digest.update(&chunk.bytes);
+                            }
+                            LogRead::Seal(seal) => {
+                                if seal.total != offset || <[u8; 32]>::from(whole_digest.clone().finalize()) != seal.digest.0 {
+                                    return Err(LogsError::Changed(key, "its length or digest differs").into());
+                                }
+                                if seal.chain.is_some_and(|head| head != chain.head()) {
+                                    return Err(LogsError::Changed(key, "its hash chain differs").into());
+                                }
+                            }
                         }
                         written(self.show(key, &read))?;
                     }

@@ -24,10 +24,6 @@ pub(crate) fn run(arguments: cli::Submit) -> Result<Exit, Failure> {
     let way = Way::settle(&arguments.reach)?;
     let chosen = selection::choose(&arguments.selection, &environment)?;
     chosen.notes.iter().for_each(|note| report::note(note));
-    if chosen.submissions.is_empty() {
-        report::note("nothing runs: the filters of `on:` keep every workflow back");
-        return Ok(Exit::PASSED);
-    }
     let state = State::of_checkout(&places.state.join("submit"), &chosen.checkout)?;
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
     snapshot.notes.iter().for_each(|note| report::note(note));
@@ -50,6 +46,11 @@ async fn hand_in(arguments: &cli::Submit, way: &Way, chosen: Chosen, snapshot: S
         runs.push((submitted.run, file));
     }
     if !arguments.follow {
+        if arguments.output.json {
+            let object =
+                |(run, file): &(_, _)| format!("{}\n", serde_json::json!({ "type": "run", "id": run, "file": file, "state": "queued" }));
+            return Ok(report::print(&runs.iter().map(object).collect::<String>()));
+        }
         let text: String = runs.iter().map(|(run, file)| format!("run {run}  {file}\n")).collect();
         return Ok(report::print(&text));
     }

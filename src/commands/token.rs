@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use caisson_controller::identity::authority::{Authority, AuthorityError};
-use caisson_controller::identity::registry::{LIFETIME, Registry, RegistryError, directory};
+use caisson_controller::identity::registry::{Book, LIFETIME, Registry, RegistryError, directory};
 use caisson_model::outcome::Fault;
 use caisson_proto::api::ApiError;
 use caisson_proto::client::Client;
@@ -65,7 +65,9 @@ impl Desk {
         if !beside && config.controller.value.is_some() {
             return Ok(Desk::Remote(Box::new(Way::of(&config, &environment)?.connect().await?)));
         }
-        Ok(Desk::Local(Registry::open(records, LIFETIME).await.map_err(NoRecords)?))
+        let store = environment.get(std::ffi::OsStr::new("CAISSON_STORE")).filter(|store| !store.is_empty());
+        let book = store.map_or(Book::AsNoted, |store| Book::Database(store.to_string_lossy().into_owned()));
+        Ok(Desk::Local(Registry::open(records, LIFETIME, book).await.map_err(NoRecords)?))
     }
 
     async fn create(&self, wish: TokenWish) -> Result<NewToken, ApiError> {
@@ -101,6 +103,10 @@ pub(crate) fn run(arguments: fleet::Token) -> Result<Exit, Failure> {
                 let desk = Desk::of(&revoke.office).await?;
                 let failed = |source| CallError { act: format!("revoke token {}", revoke.id), source };
                 desk.revoke(revoke.id.clone()).await.map_err(failed)?;
+                if revoke.json {
+                    let object = json!({ "type": "token", "id": revoke.id, "done": "revoked" });
+                    return Ok(report::print(&format!("{object}\n")));
+                }
                 Ok(report::print(&format!("token {} revoked\n", revoke.id)))
             }
         }

@@ -37,7 +37,6 @@ fn run(state: RunState, outcome: Option<Outcome>) -> News {
         started: Some(Timestamp(500)),
         finished,
         rerun_of: None,
-        ledger: None,
     }))
 }
 
@@ -103,7 +102,7 @@ fn log(job: u32, step: u32, bytes: &[u8]) -> News {
 
 fn seal(job: u32, step: u32) -> News {
     let key = LogKey { attempt: attempt(job), step: StepIndex(step) };
-    News::Log(key, LogRead::Seal(LogSeal { total: 0, digest: Digest([0; 32]), gaps: Vec::new() }))
+    News::Log(key, LogRead::Seal(LogSeal { total: 0, digest: Digest([0; 32]), chain: None, gaps: Vec::new() }))
 }
 
 /// One job that runs a step, one that begins, one that waits.

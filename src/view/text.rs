@@ -189,7 +189,7 @@ mod tests {
         let mut splitter = Splitter::default();
         assert_eq!(splitter.take(key, &chunk(b"a\nb")), [b"a".to_vec()]);
         assert_eq!(splitter.take(key, &chunk(b"c\n\nd")), [b"bc".to_vec(), b"".to_vec()]);
-        let seal = LogRead::Seal(LogSeal { total: 6, digest: Digest([0; 32]), gaps: Vec::new() });
+        let seal = LogRead::Seal(LogSeal { total: 6, digest: Digest([0; 32]), chain: None, gaps: Vec::new() });
         assert_eq!(splitter.take(key, &seal), [b"d".to_vec()]);
         assert!(splitter.take(key, &seal).is_empty());
         assert_eq!(splitter.take(key, &chunk(&vec![b'x'; 2 * LONGEST])).len(), 1);

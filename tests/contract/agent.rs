@@ -148,7 +148,9 @@ pub(crate) fn completion(hold: Hold, outcome: Outcome) -> Completion {
 }
 
 pub(crate) fn seal(bytes: &[u8]) -> LogSeal {
-    LogSeal { total: bytes.len() as u64, digest: digest(bytes), gaps: Vec::new() }
+    let mut chain = caisson_proto::chain::Chain::default();
+    chain.update(bytes);
+    LogSeal { total: bytes.len() as u64, digest: digest(bytes), chain: Some(chain.head()), gaps: Vec::new() }
 }
 
 pub(crate) async fn until(api: &impl Api, run: RunId, what: &str, holds: impl Fn(&RunDetail) -> bool) -> RunDetail {

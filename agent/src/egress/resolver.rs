@@ -14,7 +14,6 @@ use crate::clock;
 use crate::egress::border::Border;
 use crate::egress::connection::ended;
 use crate::egress::lineage::Table;
-use crate::egress::names::RESOLVER;
 use crate::egress::question::{self, Answer, Misread, Question};
 
 /// How long a client of the stream form may take for one question.
@@ -22,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many questions one stream may ask, and how many streams there may be.
 const MOST_QUESTIONS: usize = 256;
 const MOST_STREAMS: usize = 32;
-/// How long the next question waits for the process to be found that asked one.
+/// How long an answer waits for the process that asked to be found.
 const FINDING: Duration = Duration::from_millis(20);
 
 /// Answers datagrams until the exit closes.
@@ -34,17 +33,13 @@ pub(super) async fn datagrams(socket: UdpSocket, border: Border, mut closed: wat
             received = socket.recv_from(&mut bytes) => received,
         };
         let Ok((read, whom)) = received else { continue };
-        let (answer, entry) = match question::read(&bytes[..read]) {
-            Ok(question) => {
-                let (answer, entry) = decide(&border, &question);
-                (question.answer(answer), entry)
-            }
-            Err(Misread::Answered(answer)) => (answer, None),
+        let answer = match question::read(&bytes[..read]) {
+            Ok(question) => question.answer(decide(&border, &question, Table::Udp, whom).await),
+            Err(Misread::Answered(answer)) => answer,
             Err(Misread::Silent) => continue,
         };
         // A full queue of the asker's is its own doing; it asks again.
         let _sent = socket.try_send_to(&answer, whom).is_ok();
-        record(&border, entry, Table::Udp, whom).await;
     }
 }
 
@@ -74,28 +69,22 @@ async fn stream_of(mut stream: TcpStream, whom: SocketAddr, border: Border) {
             stream.read_exact(&mut bytes).await.map(|_| bytes)
         };
         let Ok(Ok(bytes)) = timeout(PATIENCE, reading).await else { return };
-        let (answer, entry) = match question::read(&bytes) {
-            Ok(question) => {
-                let (answer, entry) = decide(&border, &question);
-                (question.answer(answer), entry)
-            }
-            Err(Misread::Answered(answer)) => (answer, None),
+        let answer = match question::read(&bytes) {
+            Ok(question) => question.answer(decide(&border, &question, Table::Tcp, whom).await),
+            Err(Misread::Answered(answer)) => answer,
             Err(Misread::Silent) => return,
         };
         let framed = [&u16::try_from(answer.len()).unwrap_or_default().to_be_bytes()[..], &answer].concat();
-        let told = matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(())));
-        record(&border, entry, Table::Tcp, whom).await;
-        if !told {
+        if !matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(()))) {
             return;
         }
     }
 }
 
-/// The answer to a question, and what is to be written down of it.
-fn decide(border: &Border, question: &Question) -> (Answer, Option<EgressEntry>) {
+async fn decide(border: &Border, question: &Question, table: Table, whom: SocketAddr) -> Answer {
     let name = question.name.as_str();
     if name == "localhost" || name.ends_with(".localhost") {
-        return (Answer::Addresses(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST), None);
+        return Answer::Addresses(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
     }
     let decided = border.allowed.lookup(name);
     let (answer, verdict, rule) = match decided {
@@ -106,20 +95,14 @@ fn decide(border: &Border, question: &Question) -> (Answer, Option<EgressEntry>)
         Err(reason) => (Answer::Unknown, Verdict::Refused, reason),
     };
     // What a program asks for beside a name, such as `_http._tcp.NAME`, is no attempt to reach somebody.
-    if name.starts_with('_') || !border.asked.first(name) {
-        return (answer, None);
+    if !name.starts_with('_') && border.asked.first(name) {
+        let lineage = timeout(FINDING, border.finder.find(table, whom)).await.unwrap_or_default();
+        let entry = EgressEntry::connection(clock::now(), name, 0, verdict, rule);
+        let address = match answer {
+            Answer::Addresses(four, _) => Some(IpAddr::V4(four).to_string()),
+            Answer::Unknown | Answer::Failed => None,
+        };
+        border.ledger.record(EgressEntry { kind: EgressKind::Lookup, lineage, address, ..entry });
     }
-    let address = match answer {
-        Answer::Addresses(four, _) => Some(IpAddr::V4(four).to_string()),
-        Answer::Unknown | Answer::Failed => None,
-    };
-    let entry = EgressEntry::connection(clock::now(), name, 0, verdict, rule);
-    (answer, Some(EgressEntry { kind: EgressKind::Lookup, address, ..entry }))
-}
-
-/// Writes down a question with the process that asked, who has its answer already.
-async fn record(border: &Border, entry: Option<EgressEntry>, table: Table, whom: SocketAddr) {
-    let Some(entry) = entry else { return };
-    let lineage = timeout(FINDING, border.finder.find(table, whom, RESOLVER)).await.unwrap_or_default();
-    border.ledger.record(EgressEntry { lineage, ..entry });
+    answer
 }

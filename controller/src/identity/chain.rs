@@ -27,6 +27,9 @@ pub enum ChainError {
     /// The database does not work.
     #[error("{0}")]
     Database(&'static str, #[source] rusqlite::Error),
+    /// The shared database does not work.
+    #[error("use the identity records of the database")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An entry is not what was written.
     #[error("entry {0} of the identity records was changed, or one before it was: trust nothing that follows from it")]
     Broken(u64),

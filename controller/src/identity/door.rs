@@ -188,6 +188,14 @@ impl BlobApi for Caller {
         self.blobs(Scope::Submit, "put-blob")?.put_blob(digest, content).await
     }
 
+    async fn held_of_blob(&self, digest: Digest) -> Result<u64, ApiError> {
+        self.blobs(Scope::Submit, "find-missing-blobs")?.held_of_blob(digest).await
+    }
+
+    async fn put_blob_from(&self, digest: Digest, offset: u64, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
+        self.blobs(Scope::Submit, "put-blob")?.put_blob_from(digest, offset, content).await
+    }
+
     async fn get_blob(&self, digest: Digest, offset: u64) -> Result<Answers<Vec<u8>>, ApiError> {
         self.blobs(Scope::Read, "get-blob")?.get_blob(digest, offset).await
     }

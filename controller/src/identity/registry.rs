@@ -2,6 +2,8 @@
 //! several times a second. Clones share it.
 
 use std::collections::VecDeque;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,10 +14,12 @@ use caisson_proto::fleet::{Certified, Enrolment, NewToken, TokenKind, TokenWish}
 use tokio::sync::{mpsc, watch};
 
 use crate::identity::authority::{Authority, AuthorityError, SignError};
-use crate::identity::chain::{Chain, ChainError, Sqlite};
+use crate::identity::chain::{Chain, ChainError, Shelf, Sqlite};
 use crate::identity::entry::{Act, Entry};
 use crate::identity::roll::{Refusal, Roll};
 use crate::identity::token::Token;
+use crate::store::journal::StoreError;
+use crate::store::postgres::shelf::Roster;
 
 /// How often it is looked for entries of other processes: four times within the second that a revocation may take.
 const LOOK: Duration = Duration::from_millis(250);
@@ -38,9 +42,66 @@ pub enum RegistryError {
     /// Its entries.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// The shared database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Where the entries are cannot be read or noted.
+    #[error("note where the identity records are in {0}")]
+    Note(PathBuf, #[source] std::io::Error),
     /// Its thread ended.
     #[error("the identity records' thread has ended")]
     Thread,
+}
+
+/// Where the entries are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Book {
+    /// Beside the authority, for one controller.
+    Beside,
+    /// In the PostgreSQL database at this address, for all controllers that use it. Entries beside the authority are taken
+    /// over when it has none.
+    Database(String),
+    /// Where the controller that was started here last has them.
+    AsNoted,
+}
+
+/// The file that says in which database the entries are.
+const NOTE: &str = "store";
+
+impl Book {
+    fn open(self, directory: &Path) -> Result<Chain, RegistryError> {
+        let note = directory.join(NOTE);
+        let failed = |error| RegistryError::Note(note.clone(), error);
+        let own = || Sqlite::open(&directory.join("identity.sqlite"));
+        let url = match self {
+            Book::Beside => {
+                match std::fs::remove_file(&note) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+                    _ => return Ok(Chain::new(own()?)),
+                };
+            }
+            Book::Database(url) => {
+                // It may hold a password: as closed as the key beside it.
+                let mut file =
+                    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&note).map_err(failed)?;
+                file.write_all(url.as_bytes()).map_err(failed)?;
+                url
+            }
+            Book::AsNoted => match std::fs::read_to_string(&note) {
+                Ok(url) => url,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Chain::new(own()?)),
+                Err(error) => return Err(failed(error)),
+            },
+        };
+        let mut shared = Roster::open(&url)?;
+        if directory.join("identity.sqlite").exists() && shared.after(0)?.is_empty() {
+            for link in own()?.after(0)? {
+                // Another controller with the same authority may do the same at this moment, with the same entries.
+                shared.add(&link)?;
+            }
+        }
+        Ok(Chain::new(shared))
+    }
 }
 
 /// The registry.
@@ -118,10 +179,10 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub async fn open(directory: PathBuf, lifetime: Duration) -> Result<Registry, RegistryError> {
+    pub async fn open(directory: PathBuf, lifetime: Duration, book: Book) -> Result<Registry, RegistryError> {
         let opening = move || -> Result<_, RegistryError> {
             let authority = Authority::open(&directory)?;
-            let mut chain = Chain::new(Sqlite::open(&directory.join("identity.sqlite"))?);
+            let mut chain = book.open(&directory)?;
             let mut roll = Roll::default();
             chain.news()?.iter().for_each(|entry| roll.apply(entry));
             Ok((authority, chain, roll))

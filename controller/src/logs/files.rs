@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use caisson_model::id::{AttemptId, StepIndex};
+use caisson_model::id::{AttemptId, RunId, StepIndex};
 use caisson_model::log::{CHUNK_BYTES, LogChunk, LogKey, LogSeal};
 use caisson_model::time::Timestamp;
 
@@ -61,9 +61,32 @@ fn with(path: &Path, extension: &str) -> PathBuf {
     path.with_extension(extension)
 }
 
+/// Where the bytes and the times of a log lie.
+pub(super) fn paths(root: &Path, key: LogKey) -> (PathBuf, PathBuf) {
+    let stem = stem(root, key);
+    (with(&stem, "log"), with(&stem, "times"))
+}
+
+/// Removes the logs of runs that `stays` says no to.
+pub(super) fn prune(root: &Path, stays: impl Fn(RunId) -> bool) -> io::Result<()> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let run = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(RunId);
+        if run.is_some_and(|run| !stays(run)) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Files {
-    pub(super) fn open(root: &Path, key: LogKey) -> io::Result<Files> {
-        Ok(Files { path: stem(root, key), open: None, length: 0 })
+    pub(super) fn open(root: &Path, key: LogKey) -> Files {
+        Files { path: stem(root, key), open: None, length: 0 }
     }
 
     pub(super) fn exist(root: &Path, key: LogKey) -> bool {
@@ -178,6 +201,9 @@ impl Files {
             self.make()?;
         }
         self.sync()?;
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+        }
         let temporary = with(&self.path, "seal.part");
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(seal)?)?;

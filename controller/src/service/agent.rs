@@ -31,8 +31,16 @@ impl BlobApi for Service {
     }
 
     async fn put_blob(&self, digest: Digest, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
+        self.put_blob_from(digest, 0, content).await
+    }
+
+    async fn held_of_blob(&self, digest: Digest) -> Result<u64, ApiError> {
+        self.inner.blobs.held(digest).await.map_err(blob_error)
+    }
+
+    async fn put_blob_from(&self, digest: Digest, offset: u64, content: Messages<Vec<u8>>) -> Result<(), ApiError> {
         self.open_still()?;
-        self.inner.blobs.put(digest, content).await.map_err(blob_error)
+        self.inner.blobs.put(digest, offset, content).await.map_err(blob_error)
     }
 
     async fn get_blob(&self, digest: Digest, offset: u64) -> Result<Answers<Vec<u8>>, ApiError> {

@@ -96,7 +96,10 @@ impl ClientApi for Service {
 
     async fn tail_log(&self, log: LogKey, offset: u64) -> Result<Answers<LogRead>, ApiError> {
         let attempt = log.attempt;
-        let term = self.term()?;
+        let Ok(term) = self.term() else {
+            self.open_still()?;
+            return self.tail_beside(log, offset).await;
+        };
         let live = match self.look(move |engine| engine.is_live(attempt)).await? {
             Some(live) => live,
             None => match self.read(move |archive| archive.run(attempt.job.run)).await? {
@@ -104,6 +107,9 @@ impl ClientApi for Service {
                 None => return Err(ApiError::NotFound(format!("run {}", attempt.job.run))),
             },
         };
+        if !live {
+            return self.tail_ended(log, offset).await;
+        }
         let reads = self.inner.logs.tail(log, offset, live).await.map_err(log_error)?;
         let (mut over, at_end) = (term.over.clone(), term.over.clone());
         // A sender that is gone is the end as well.

@@ -16,6 +16,7 @@ use crate::service::feeds::Feeds;
 use crate::service::owner::{Clock, Command, Holds, Owner, REPLAY};
 use crate::store::journal::{Opened, StoreError};
 use crate::store::postgres;
+use crate::store::postgres::shelf::Table;
 use crate::store::writer::Writer;
 
 /// How many commands may wait for the owner.
@@ -49,12 +50,18 @@ pub(super) struct Seat {
 pub(super) struct Claim {
     pub(super) url: String,
     pub(super) address: String,
+    /// What the leader may write to.
+    pub(super) records: Arc<Table>,
 }
 
 impl Claim {
     /// Takes the lead if nobody has it. Blocks.
     pub(super) fn try_once(&self) -> Result<Option<Opened>, StoreError> {
-        postgres::claim(&self.url, &self.address)
+        let claimed = postgres::claim(&self.url, &self.address)?;
+        Ok(claimed.map(|(opened, epoch)| {
+            self.records.lead(epoch);
+            opened
+        }))
     }
 }
 

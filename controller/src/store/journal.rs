@@ -78,6 +78,21 @@ pub enum StoreError {
     /// The address of a PostgreSQL database cannot be used.
     #[error("read the address of the PostgreSQL database; write postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address(#[source] tokio_postgres::Error),
+    /// The address says something about TLS that is not known.
+    #[error("read the address of the PostgreSQL database: sslmode={0:?}; write disable, require, verify-ca or verify-full")]
+    Mode(String),
+    /// The certificates of authorities cannot be read.
+    #[error("read the authorities of the PostgreSQL server in {path}")]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("set up TLS to the PostgreSQL database")]
+    Tls(#[source] rustls::Error),
     /// Another controller leads the database.
     #[error("open the journal: another controller leads it")]
     Led,

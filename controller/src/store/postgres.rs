@@ -2,9 +2,13 @@
 //! and every transaction that it writes checks that its epoch is still the newest, so that a leader that was taken for dead
 //! can write nothing when it comes back. The others read.
 
+mod address;
 mod line;
+mod pool;
+mod secure;
+pub mod shelf;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use caisson_model::id::RunId;
 use caisson_model::run::{NumberedEvent, RunView, Submission};
@@ -14,6 +18,7 @@ use tokio_postgres::types::ToSql;
 use crate::core::record::RECORD_VERSION;
 use crate::store::journal::{Archive, Held, Journal, Opened, Snapshot, StoreError, Transaction};
 use crate::store::postgres::line::Line;
+use crate::store::postgres::pool::Pool;
 use crate::store::rows::{self, Replay, Rows};
 
 /// Says which advisory lock of the database is the leader's.
@@ -23,7 +28,7 @@ const LEADER: i64 = 0x6361_6973_7365_0001;
 pub const SILENCE: &str = "8 seconds";
 
 /// Forward only, one step each; the number of those that were done stands in `caisson.form`.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE caisson.journal (number BIGINT PRIMARY KEY, form INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE caisson.snapshot (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), number BIGINT NOT NULL, form INTEGER NOT NULL, state TEXT NOT NULL);
     CREATE TABLE caisson.snapshot_run (run BIGINT PRIMARY KEY, state TEXT NOT NULL);
@@ -32,6 +37,11 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE caisson.submission (run BIGINT PRIMARY KEY, submission TEXT NOT NULL);
     CREATE TABLE caisson.leader (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), epoch BIGINT NOT NULL, address TEXT NOT NULL, pid INTEGER NOT NULL, beat TIMESTAMPTZ NOT NULL);
     INSERT INTO caisson.leader VALUES (1, 0, '', 0, clock_timestamp());
+", "
+    CREATE TABLE caisson.record (key TEXT COLLATE \"C\" PRIMARY KEY, text TEXT NOT NULL);
+    CREATE TABLE caisson.identity (number BIGINT PRIMARY KEY, entry TEXT NOT NULL, digest BYTEA NOT NULL);
+    CREATE FUNCTION caisson.stays() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'entries do not change'; END $$;
+    CREATE TRIGGER identity_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON caisson.identity EXECUTE FUNCTION caisson.stays();
 "];
 
 fn failed(act: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
@@ -45,7 +55,7 @@ fn failed(act: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
 pub fn look(url: &str) -> Result<Arc<dyn Archive>, StoreError> {
     let mut line = Line::open(url)?;
     prepare(&mut line)?;
-    Ok(Arc::new(Reader { url: url.to_owned(), line: Mutex::new(Some(line)) }))
+    Ok(Arc::new(Reader(Pool::new(url, Some(line)))))
 }
 
 /// Who leads: the address that it gave, if any controller ever led. Blocks.
@@ -57,12 +67,12 @@ pub fn leader(url: &str) -> Result<Option<String>, StoreError> {
     Ok(row.map(|row| row.get::<_, String>(0)).filter(|address| !address.is_empty()))
 }
 
-/// Takes the lead if nobody has it; `None` while another controller leads. A leader that hangs is cut off, so that a later
+/// Takes the lead if nobody has it, and says in which epoch; `None` while another controller leads. A leader that hangs is cut off, so that a later
 /// try succeeds. Blocks.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn claim(url: &str, address: &str) -> Result<Option<Opened>, StoreError> {
+pub fn claim(url: &str, address: &str) -> Result<Option<(Opened, i64)>, StoreError> {
     let mut line = Line::open(url)?;
     prepare(&mut line)?;
     let row = line.one("SELECT pg_try_advisory_lock($1)", &[&LEADER])?;
@@ -81,8 +91,8 @@ pub fn claim(url: &str, address: &str) -> Result<Option<Opened>, StoreError> {
     let epoch: i64 = row.get(0);
     // From here on no earlier leader can commit: whatever it had committed is read now.
     let (held, last) = held(&mut line, url)?;
-    let reader = Reader { url: url.to_owned(), line: Mutex::new(None) };
-    Ok(Some(Opened { held, journal: Box::new(Postgres { line, epoch, last }), archive: Arc::new(reader) }))
+    let archive = Arc::new(Reader(Pool::new(url, None)));
+    Ok(Some((Opened { held, journal: Box::new(Postgres { line, epoch, last }), archive }, epoch)))
 }
 
 fn prepare(line: &mut Line) -> Result<(), StoreError> {
@@ -223,27 +233,12 @@ impl Journal for Postgres {
     }
 }
 
-/// Reads over a connection of its own, which is made again when it broke.
-struct Reader {
-    url: String,
-    line: Mutex<Option<Line>>,
-}
+/// Reads over connections of its own, which are made again when they break.
+struct Reader(Pool);
 
 impl Reader {
-    fn line(&self) -> MutexGuard<'_, Option<Line>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn rows<T: DeserializeOwned>(&self, what: &'static str, sql: &str, by: &[&(dyn ToSql + Sync)]) -> Result<Vec<T>, StoreError> {
-        let mut line = self.line();
-        let mut open = match line.take() {
-            Some(open) if !open.is_closed() => open,
-            _ => Line::open(&self.url)?,
-        };
-        // A connection that fails is not put back.
-        let found = open.all(sql, by)?;
-        *line = Some(open);
-        drop(line);
+        let found = self.0.with(|line| line.all(sql, by))?;
         found.iter().map(|row| rows::read(what, row.get::<_, i64>(0) as u64, row.get(1))).collect()
     }
 }

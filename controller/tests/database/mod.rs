@@ -17,6 +17,7 @@ const NOBODY: u32 = 65_534;
 struct Server {
     directory: PathBuf,
     programs: PathBuf,
+    port: String,
     // The server ends when this end of its input is closed, which the system does when the tests end.
     _input: ChildStdin,
     _child: Child,
@@ -41,7 +42,7 @@ fn as_ordinary_user(program: &Path) -> Command {
     command
 }
 
-fn start() -> Option<Server> {
+fn start(settings: &[String], before: impl FnOnce(&Path)) -> Option<Server> {
     let Some(programs) = programs() else {
         let text = "skipped: no PostgreSQL server is installed; apt-get install postgresql";
         assert!(std::env::var_os("CI").is_none(), "{text}");
@@ -62,6 +63,7 @@ fn start() -> Option<Server> {
         .output()
         .unwrap();
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+    before(&data);
     let watch = "\"$0\" \"$@\" >\"$LOG\" 2>&1 & cat; kill -QUIT $!; wait; rm -rf \"$DIRECTORY\"";
     let mut child = as_ordinary_user(Path::new("sh"))
         .arg("-c")
@@ -69,7 +71,9 @@ fn start() -> Option<Server> {
         .arg(programs.join("postgres"))
         .arg("-D")
         .arg(&data)
-        .args(["-c", "listen_addresses=", "-c", "max_connections=200", "-c"])
+        .args(["-c", "listen_addresses=", "-c", "max_connections=200"])
+        .args(settings.iter().flat_map(|setting| ["-c", setting]))
+        .arg("-c")
         .arg(format!("unix_socket_directories={}", directory.display()))
         .env("DIRECTORY", &directory)
         .env("LOG", directory.join("log"))
@@ -78,7 +82,8 @@ fn start() -> Option<Server> {
         .process_group(0)
         .spawn()
         .unwrap();
-    let server = Server { directory, programs, _input: child.stdin.take().unwrap(), _child: child };
+    let port = settings.iter().find_map(|setting| setting.strip_prefix("port=")).unwrap_or("5432").to_owned();
+    let server = Server { directory, programs, port, _input: child.stdin.take().unwrap(), _child: child };
     let begun = Instant::now();
     while !server.run("SELECT 1") {
         let log = fs::read_to_string(server.directory.join("log")).unwrap_or_default();
@@ -91,14 +96,14 @@ fn start() -> Option<Server> {
 impl Server {
     fn run(&self, sql: &str) -> bool {
         let mut psql = Command::new(self.programs.join("psql"));
-        psql.arg("-h").arg(&self.directory).args(["-U", "postgres", "-d", "postgres", "-q", "-c", sql]);
+        psql.arg("-h").arg(&self.directory).args(["-p", &self.port, "-U", "postgres", "-d", "postgres", "-q", "-c", sql]);
         psql.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     }
 }
 
 fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    SERVER.get_or_init(start).as_ref()
+    SERVER.get_or_init(|| start(&[], |_| ())).as_ref()
 }
 
 /// The address of a new, empty database; `None`, and a word about it, where no server is installed.
@@ -114,4 +119,25 @@ pub(crate) fn new() -> Option<String> {
     }
     let host = server.directory.display().to_string().replace('/', "%2F");
     Some(format!("postgres://postgres@{host}/{name}"))
+}
+
+/// A server of its own that listens on a port of this machine, with TLS: `files` are its certificate and key. Its address with
+/// the empty database `postgres`; it lives as long as the tests.
+#[allow(dead_code)]
+pub(crate) fn with_tls(certificate: &str, key: &str) -> Option<String> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = ["listen_addresses=127.0.0.1".to_owned(), format!("port={port}"), "ssl=on".to_owned()];
+    let server = start(&settings, |data| {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            fs::write(data.join(name), text).unwrap();
+            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+            if fs::metadata("/proc/self").unwrap().uid() == 0 {
+                chown(data.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        // Nobody gets in over the network without TLS.
+        fs::write(data.join("pg_hba.conf"), "local all all trust\nhostssl all all 127.0.0.1/32 trust\n").unwrap();
+    })?;
+    std::mem::forget(server);
+    Some(format!("postgres://postgres@127.0.0.1:{port}/postgres"))
 }

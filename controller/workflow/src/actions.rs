@@ -46,7 +46,12 @@ static ACTIONS: &[BuiltIn] = &[
     BuiltIn {
         name: "actions/checkout",
         inputs: &[
-            honoured("repository"),
+            refused(
+                "repository",
+                &["${{ github.repository }}"],
+                "another repository cannot be checked out",
+                "remove the input, or vendor what the step needs into the checkout",
+            ),
             honoured("ref"),
             honoured("path"),
             warned("submodules", "the working tree is used as it stands, with the submodules that it has"),
@@ -65,7 +70,7 @@ static ACTIONS: &[BuiltIn] = &[
             no_effect("fetch-tags"),
             no_effect("show-progress"),
             no_effect("set-safe-directory"),
-            honoured("github-server-url"),
+            no_effect("github-server-url"),
             no_effect("allow-unsafe-pr-checkout"),
         ],
     },

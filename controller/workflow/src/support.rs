@@ -143,10 +143,7 @@ fn check_matrix(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_
     if json.to_string().contains("${{") || !json.is_object() {
         return;
     }
-    // An empty vector has been refused at its own place.
-    if let Err(error) = matrix::expand(&json, max_cells)
-        && !matches!(error, matrix::MatrixError::EmptyVector(_))
-    {
+    if let Err(error) = matrix::expand(&json, max_cells) {
         let path = format!("{path}.strategy.matrix");
         let help = "change the vectors, `include` or `exclude`";
         report.error(DiagnosticKind::Language, matrix.key_at.clone(), &path, error.to_string(), help);

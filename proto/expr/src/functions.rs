@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::json;
 use crate::number;
 use crate::value::{Value, upper};
 
@@ -197,7 +196,9 @@ pub(crate) fn from_json(argument: &Value) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Err("fromJSON was given an empty text".to_owned());
     }
-    json::read(&text).map_err(|error| format!("fromJSON was given text that is not JSON: {error}"))
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| format!("fromJSON was given text that is not JSON: {error}"))?;
+    Ok(Value::from_json(&json))
 }
 
 pub(crate) fn to_json(value: &Value, limit: Limit) -> Result<String, String> {

@@ -11,6 +11,7 @@ use crate::outcome::Outcome;
 use crate::step::{StepSpec, Template};
 
 /// Everything that an agent needs to run a job, except secrets and blobs. Its digest is offered before it is fetched.
+/// Agents of other versions read its JSON: what is added later needs a default, and what they do not know they pass over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// Its identity.

@@ -52,6 +52,9 @@ pub struct LogSeal {
     pub total: u64,
     /// SHA-256 over all its bytes.
     pub digest: Digest,
+    /// The head of the hash chain over all its bytes, in links of 64 KiB; `None` of an agent that does not know it.
+    #[serde(default)]
+    pub chain: Option<Digest>,
     /// Stretches that are missing, said aloud: offset and number of bytes that a limit or a crash took at that offset.
     pub gaps: Vec<LogGap>,
 }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Transaction};
+use tokio_postgres::{Client, NoTls, Row, Transaction};
 
 use crate::store::journal::StoreError;
+use crate::store::postgres::address::{self, Address};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -28,36 +28,34 @@ impl Drop for Line {
     }
 }
 
-/// Server and database, without the password.
-fn place(config: &Config) -> String {
-    let hosts: Vec<String> = config
-        .get_hosts()
-        .iter()
-        .map(|host| match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(path) => path.display().to_string(),
-        })
-        .collect();
-    format!("{} at {}", config.get_dbname().unwrap_or("postgres"), hosts.join(","))
+async fn ended(connection: impl Future<Output = Result<(), tokio_postgres::Error>> + Send) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection to the database ended");
+    }
 }
 
 impl Line {
     /// Connects.
     pub(super) fn open(url: &str) -> Result<Line, StoreError> {
-        let mut config: Config = url.parse().map_err(StoreError::Address)?;
+        let Address { mut config, tls } = Address::parse(url)?;
         config.connect_timeout(CONNECT).application_name("caisson").tcp_user_timeout(CONNECT).keepalives_idle(CONNECT);
         let runtime = Builder::new_current_thread().enable_all().build().map_err(StoreError::Runtime)?;
         let opened = runtime.block_on(async {
-            let (client, connection) = config.connect(NoTls).await?;
-            // Ends with the client or the server; what it says the client's calls say too.
-            drop(tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection to the database ended");
+            // It ends with the client or the server; what it says the client's calls say too.
+            match tls {
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    drop(tokio::spawn(ended(connection)));
+                    Ok(client)
                 }
-            }));
-            Ok(client)
+                Some(tls) => {
+                    let (client, connection) = config.connect(tls).await?;
+                    drop(tokio::spawn(ended(connection)));
+                    Ok(client)
+                }
+            }
         });
-        let place = place(&config);
+        let place = address::place(&config);
         match opened {
             Ok(client) => Ok(Line { client, runtime: Some(runtime), place }),
             Err(error) => {
