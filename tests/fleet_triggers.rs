@@ -11,7 +11,14 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use caisson_controller::service::{Options, Service};
+use caisson_controller::triggers::course::Course;
+use caisson_controller::triggers::forge::Forges;
+use caisson_controller::triggers::schedule;
+use caisson_controller::triggers::settings::Repository;
+use caisson_proto::api::ClientApi;
 use place::{Place, until};
 use serde_json::{Value, json};
 
@@ -109,6 +116,9 @@ impl Forge {
             self.posted.lock().unwrap().push((path.to_owned(), serde_json::from_slice(body).unwrap()));
             return (201, json!({}));
         }
+        if path == "branches/main" {
+            return (200, json!({ "commit": { "sha": git(&self.root.join("shop.git"), &["rev-parse", "main"]) } }));
+        }
         let Some(sha) = query.strip_prefix("ref=") else { return (404, json!({})) };
         match path.strip_prefix("contents/.github/workflows") {
             Some("") => (200, json!([{ "name": "t.yml" }, { "name": "notes.txt" }])),
@@ -164,7 +174,7 @@ fn post(port: u16, path: &str, event: &str, number: &str, signature: &str, body:
 
 #[test]
 fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
-    let workflow = "on:\n  push:\n    branches: [main]\n  pull_request:\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - run: cat data; test \"$(git rev-parse HEAD)\" = \"$GITHUB_SHA\"\n      - run: test -n \"$TOKEN\" && echo has-one || echo has-none\n        env:\n          TOKEN: ${{ secrets.TOKEN }}\n";
+    let workflow = "on:\n  push:\n    branches: [main]\n  pull_request:\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - run: echo \"protected=${{ github.ref_protected }}\"; cat data; test \"$(git rev-parse HEAD)\" = \"$GITHUB_SHA\"\n      - run: test -n \"$TOKEN\" && echo has-one || echo has-none\n        env:\n          TOKEN: ${{ secrets.TOKEN }}\n";
     let place = Place::new();
     let work = place.path().join("work");
     fs::create_dir_all(work.join(".github/workflows")).unwrap();
@@ -178,6 +188,7 @@ fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
     fs::create_dir_all(&root).unwrap();
     git(&root, &["clone", "--quiet", "--bare", &work.display().to_string(), "shop.git"]);
     git(&root.join("shop.git"), &["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    let bare = root.join("shop.git");
     let forge = Forge::start(root);
     let write = |name: &str, text: &str| {
         let path = place.path().join(name);
@@ -224,6 +235,7 @@ fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
     };
     let log = logs("1");
     assert!(log.contains("\nfrom the forge\n") && log.contains("\nhas-one\n") && !log.contains("hunter2"), "{log}");
+    assert!(log.contains("\nprotected=true\n"), "{log}");
     until("the end is reported", || forge.states(&sha).len() == 2);
     let context = || "caisson / .github/workflows/t.yml (push)".to_owned();
     assert_eq!(forge.states(&sha), [("pending".to_owned(), context()), ("success".to_owned(), context())]);
@@ -244,10 +256,64 @@ fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
     let log = logs("2");
     assert!(log.contains("\nfrom the forge\n") && log.contains("\nhas-none\n"), "{log}");
     until("the end is reported", || forge.states(&sha).len() == 4);
+    // The branch holds another workflow by now: the one of the older commit is not run with its trust.
+    fs::write(work.join(".github/workflows/t.yml"), workflow.replace("has-one", "has-some")).unwrap();
+    git(&work, &["commit", "--quiet", "-a", "-m", "second"]);
+    git(&work, &["push", "--quiet", &bare.display().to_string(), "main"]);
+    let late = json!({ "ref": "refs/heads/main", "after": sha, "repository": { "full_name": "acme/shop" }, "sender": { "login": "bob" } });
+    let late = late.to_string();
+    assert_eq!(post(hooks, path, "push", "30", &signature(&late), &late), (202, "runs: 3".to_owned()));
+    let log = logs("3");
+    assert!(log.contains("\nprotected=false\n"), "{log}");
+
     // The operator sees what became of all of them.
     let metrics = text(output(Command::new("curl").args(["-sf", &format!("http://127.0.0.1:{ops}/metrics")]), b""));
-    for (fate, count) in [("started", 2), ("refused", 4), ("repeated", 2), ("idle", 2), ("failed", 0)] {
+    for (fate, count) in [("started", 3), ("refused", 4), ("repeated", 2), ("idle", 2), ("failed", 0)] {
         let line = format!("caisson_webhooks_total{{fate=\"{fate}\"}} {count}");
         assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }
+}
+
+/// The clock is the test's: schedules fire at the minutes that they name, at the newest commit of the default branch, and at no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_fires_at_its_minutes_alone() {
+    let place = Place::new();
+    let work = place.path().join("work");
+    fs::create_dir_all(work.join(".github/workflows")).unwrap();
+    let workflow = "on:\n  schedule:\n    - cron: '30 4 * * 1'\njobs:\n  a: { runs-on: ubuntu-latest, steps: [{ run: date }] }\n";
+    fs::write(work.join(".github/workflows/t.yml"), workflow).unwrap();
+    git(&work, &["init", "--quiet"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "--quiet", "-m", "first"]);
+    let sha = git(&work, &["rev-parse", "HEAD"]);
+    let root = place.path().join("forge");
+    fs::create_dir_all(&root).unwrap();
+    git(&root, &["clone", "--quiet", "--bare", &work.display().to_string(), "shop.git"]);
+    let forge = Forge::start(root);
+    let service = Service::open(Options::new(place.path().join("data"))).await.unwrap();
+    let repository = Repository {
+        name: "acme/shop".to_owned(),
+        forge: caisson_controller::triggers::settings::Forge::Github,
+        api: format!("http://127.0.0.1:{}/api", forge.port),
+        clone: format!("http://127.0.0.1:{}/git/shop.git", forge.port),
+        secret: SECRET.into(),
+        token: Some("forge-token".to_owned()),
+        protected: Vec::new(),
+        default_branch: "main".to_owned(),
+        statuses: true,
+    };
+    let owed = place.path().join("owed.json");
+    let course = Course::open(service.clone(), Forges::new().unwrap(), vec![repository], owed).unwrap();
+    // Monday, 1 January 2024, from 04:28 to 04:33; and the same time on Tuesday.
+    let monday = 28_401_388;
+    let minutes: Vec<i64> = (monday..monday + 6).chain(monday + 1440..monday + 1446).collect();
+    schedule::run_by(course, futures_util::stream::iter(minutes)).await;
+    let runs = service.list_runs(9).await.unwrap();
+    assert_eq!(runs.iter().map(|run| run.event.as_str()).collect::<Vec<_>>(), ["schedule"]);
+    let begun = Instant::now();
+    while forge.states(&sha).is_empty() {
+        assert!(begun.elapsed() < place::PATIENCE, "the forge was not told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    service.close().await;
 }

@@ -101,6 +101,7 @@ impl Course {
     pub async fn start(&self, repository: &Repository, delivery: &Delivery, only: Option<&str>) -> Result<Vec<RunId>, StartError> {
         let inner = &self.0;
         let workflows = inner.forges.workflows(repository, &delivery.sha).await?;
+        let changed = self.changed(repository, delivery, &workflows).await?;
         let mut runs = Vec::new();
         for (file, text) in workflows.iter().filter(|(file, _)| only.is_none_or(|only| only == file)) {
             let name = match caisson_workflow::events(text, file) {
@@ -113,11 +114,17 @@ impl Course {
                 tracing::debug!(file, reason, "workflow not started");
                 continue;
             }
+            let mut github = delivery.github.clone();
+            if changed.contains(file) {
+                // As far as this workflow goes, the commit is one of an ordinary branch.
+                tracing::warn!(file, repository = repository.name, sha = delivery.sha, "workflow is not what the protected branch holds");
+                github["ref_protected"] = false.into();
+            }
             let submission = Submission {
                 file: file.clone(),
                 text: text.clone(),
                 event: delivery.event.clone(),
-                github: delivery.github.clone(),
+                github,
                 files: workflows.iter().cloned().collect(),
                 ..Submission::default()
             };
@@ -146,6 +153,24 @@ impl Course {
             }
         }
         Ok(runs)
+    }
+
+    /// Of a commit on a protected branch, the workflows that are not, or not any more, what the branch holds: these are not run
+    /// with its trust.
+    async fn changed(
+        &self,
+        repository: &Repository,
+        delivery: &Delivery,
+        workflows: &[(String, String)],
+    ) -> Result<Vec<String>, ForgeError> {
+        let github = &delivery.github;
+        let (true, Some(branch)) = (github["ref_protected"] == true, github["ref_name"].as_str()) else { return Ok(Vec::new()) };
+        let head = self.0.forges.head(repository, branch).await?;
+        if head == delivery.sha {
+            return Ok(Vec::new());
+        }
+        let held = self.0.forges.workflows(repository, &head).await?;
+        Ok(workflows.iter().filter(|workflow| !held.contains(workflow)).map(|(file, _)| file.clone()).collect())
     }
 
     fn owe(&self, run: RunId, debt: Option<Debt>) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::stream::{self, Stream, StreamExt};
 use jiff::tz::TimeZone;
 use serde_json::json;
 
@@ -23,11 +24,26 @@ struct Known {
 
 /// Fires schedules until it is dropped. A minute that passes while the controller is down is not made up for.
 pub async fn run(course: Course) {
-    let mut known: HashMap<String, Known> = HashMap::new();
-    loop {
+    run_by(course, minutes()).await;
+}
+
+/// The minutes since 1970, each when it begins.
+fn minutes() -> impl Stream<Item = i64> + Send {
+    stream::unfold((), |()| async {
         let into_minute = now().0 % 60_000;
         tokio::time::sleep(Duration::from_millis(60_000 - into_minute)).await;
-        let minute = i64::try_from(now().0 / 60_000).unwrap_or(i64::MAX);
+        Some((i64::try_from(now().0 / 60_000).unwrap_or(i64::MAX), ()))
+    })
+}
+
+/// Fires what is due at each of these minutes since 1970, until there are no more. Only while this controller leads.
+pub async fn run_by(course: Course, minutes: impl Stream<Item = i64> + Send) {
+    let mut known: HashMap<String, Known> = HashMap::new();
+    let mut minutes = std::pin::pin!(minutes);
+    while let Some(minute) = minutes.next().await {
+        if !course.is_leading() {
+            continue;
+        }
         for repository in course.repositories() {
             if known.get(&repository.name).is_none_or(|known| known.read + FRESH_MINUTES <= minute) {
                 match read(&course, repository).await {
