@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caisson_controller::blobs::bucket::{BlobsPlace, BucketPlace};
+use caisson_controller::core::event::Timing;
 use caisson_controller::identity::registry::LIFETIME;
 use caisson_controller::retention::Retention;
 use caisson_controller::triggers::settings::{Forge, Repository};
@@ -38,6 +39,8 @@ pub(crate) struct Settled {
     pub(crate) retention: Retention,
     /// How long agents' certificates live.
     pub(crate) agent_certificates: Duration,
+    /// How long a lease counts without a beat of its agent, and how long the agent may come back after that.
+    pub(crate) lease: (Duration, Duration),
     /// Repositories whose forges start runs.
     pub(crate) repositories: Vec<Repository>,
 }
@@ -60,6 +63,8 @@ struct File {
     keep_caches: Option<String>,
     keep_sources: Option<String>,
     agent_certificates: Option<String>,
+    lease_term: Option<String>,
+    lease_grace: Option<String>,
     #[serde(default)]
     repository: Vec<RepositoryFile>,
 }
@@ -117,6 +122,10 @@ impl Explained for SettingsError {
 const SHORTEST: Duration = Duration::from_secs(10);
 /// The longest: what is stolen must not count for long.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The shortest and the longest lease: beats take a moment, and what is lost must be noticed.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 fn read(path: &Path, must_be: bool) -> Result<File, SettingsError> {
     match std::fs::read_to_string(path) {
@@ -230,6 +239,14 @@ impl Settled {
         let keep = |key: &str, text: Option<&String>, otherwise| {
             text.map_or(Ok(otherwise), |text| quantity::lifetime(text)).map_err(|reason| wrong(key, reason))
         };
+        let timing = Timing::default();
+        let lease =
+            (keep("lease_term", file.lease_term.as_ref(), timing.term)?, keep("lease_grace", file.lease_grace.as_ref(), timing.grace)?);
+        for (key, span) in [("lease_term", lease.0), ("lease_grace", lease.1)] {
+            if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&span) {
+                return Err(wrong(key, "is between 1s and 1h".to_owned()));
+            }
+        }
         let default = Retention::default();
         let retention = Retention {
             logs: keep("keep_logs", file.keep_logs.as_ref(), default.logs)?,
@@ -249,6 +266,7 @@ impl Settled {
             blobs_quota: quota.map(|quota| quota.0),
             retention,
             agent_certificates,
+            lease,
             repositories: file.repository.into_iter().map(|entry| repository(entry, &path)).collect::<Result<_, _>>()?,
         })
     }
@@ -287,7 +305,9 @@ impl Settled {
              # The most that blobs may take together.\n{}\n\
              # How long things are kept: logs, artifacts and source trees after the end of their run, caches after they were saved.\n\
              keep_logs = \"{}\"\nkeep_artifacts = \"{}\"\nkeep_caches = \"{}\"\nkeep_sources = \"{}\"\n\
-             # How long an agent's certificate lives; it is renewed at half of that.\nagent_certificates = \"{}s\"\n",
+             # How long an agent's certificate lives; it is renewed at half of that.\nagent_certificates = \"{}s\"\n\
+             # How long a job stays its agent's without a sign of life, and how long the agent may come back after that.\n\
+             lease_term = \"{}\"\nlease_grace = \"{}\"\n",
             self.listen,
             names.join(", "),
             self.store
@@ -304,6 +324,8 @@ impl Settled {
             written(self.retention.caches),
             written(self.retention.sources),
             self.agent_certificates.as_secs(),
+            written(self.lease.0),
+            written(self.lease.1),
         ) + "\n# [[repository]]\n# name = \"acme/shop\"\n# forge = \"github\"               # github, gitlab, gitea or forgejo\n# api = \"https://api.github.com\"\n# clone = \"https://github.com/acme/shop.git\"\n# secret_file = \"/etc/caisson/shop.secret\"   # what webhooks are signed with\n# token_file = \"/etc/caisson/shop.token\"     # for reading workflows and reporting statuses\n# protected = [\"main\"]\n# default_branch = \"main\"\n# statuses = true\n"
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use caisson_controller::core::event::Timing;
 use caisson_controller::identity::authority::Authority;
 use caisson_controller::identity::registry::{Book, Registry, directory};
 use caisson_controller::listen::{ListenError, Listener};
@@ -168,6 +169,7 @@ async fn serve(
         blobs: settled.blobs.clone(),
         blobs_quota: settled.blobs_quota,
         registry,
+        timing: Timing { term: settled.lease.0, grace: settled.lease.1, ..Timing::default() },
         ..Options::new(state.controller.clone())
     };
     if let Some(url) = &settled.store {
