@@ -89,7 +89,7 @@ impl Controller {
     }
 
     fn offered(&self, record: &Record, hold: Hold) -> ControllerMessage {
-        let spec = Digest(Sha256::digest(serde_json::to_vec(&record.specs[&hold]).unwrap()).into());
+        let spec = Digest(Sha256::digest(form(&record.specs[&hold])).into());
         ControllerMessage::Offer { hold, spec, deadline: Timestamp(u64::MAX / 2) }
     }
 
@@ -140,6 +140,15 @@ impl Controller {
         }
         Ok(record)
     }
+}
+
+/// A spec as a controller of the next version says it: with more than this agent knows, all of which its digest covers.
+fn form(spec: &JobSpec) -> Vec<u8> {
+    let mut value = serde_json::to_value(spec).unwrap();
+    value["of_the_next_version"] = serde_json::json!({ "mode": "new" });
+    value["strategy"]["of_the_next_version"] = 1.into();
+    value["contexts"]["of_the_next_version"] = true.into();
+    serde_json::to_vec(&value).unwrap()
 }
 
 impl BlobApi for Controller {
@@ -194,6 +203,10 @@ impl AgentApi for Controller {
 
     async fn fetch_spec(&self, hold: Hold) -> Result<JobSpec, ApiError> {
         self.admit()?.specs.get(&hold).cloned().ok_or(ApiError::Fenced)
+    }
+
+    async fn fetch_form(&self, hold: Hold) -> Result<Vec<u8>, ApiError> {
+        self.admit()?.specs.get(&hold).map(form).ok_or(ApiError::Fenced)
     }
 
     async fn open_secrets(&self, _hold: Hold, step: StepIndex) -> Result<OpenedSecrets, ApiError> {
