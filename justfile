@@ -27,6 +27,11 @@ bench-packages:
     cargo build --release
     python3 tests/benchmarks/packages.py target/release/caisson
 
+# The policed exit beside host loopback: connection set-up, throughput, memory for thousands of connections, in one run.
+bench-exit:
+    cargo build --release
+    python3 tests/benchmarks/exit.py target/release/caisson
+
 # Real processes killed, stopped and cut off while 500 jobs run: on SQLite, on PostgreSQL, and with two controllers.
 faults jobs="500" faults="200":
     CAISSON_FAULT_JOBS={{jobs}} CAISSON_FAULTS={{faults}} cargo test --release --test faults --locked -- --nocapture --test-threads 1

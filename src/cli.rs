@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
-use caisson_model::policy::Destination;
+use caisson_model::policy::AddressRange;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use crate::cli::options::{Given, Indexes, Machine, Output};
+use crate::opening::Opening;
 use crate::quantity;
 
 /// Runs the workflows of a Django project, every step in a sandbox of its own.
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Submit(Box<Submit>),
     Runs(fleet::Runs),
     Show(fleet::Show),
+    Ledger(fleet::Ledger),
     Logs(fleet::Logs),
     Cancel(fleet::Cancel),
     Rerun(fleet::Rerun),
@@ -81,10 +83,11 @@ Examples:
   caisson run examples/polls                    those of another folder
   caisson run -W test.yml -j lint -j test       two jobs of one workflow, and what they need
   caisson run -e workflow_dispatch --input verbose=true
+  caisson run -e pull_request --base main       those that a pull request of what differs from main would start
   DEPLOY_TOKEN=... caisson run --secret DEPLOY_TOKEN
   caisson run --json | jq 'select(.type == \"egress\")'
 
-Without -W, every .github/workflows/*.yml and *.yaml runs that the event starts. Filters of branches, tags and paths do not apply to a local run. The network is closed to every step but those that only install packages; a policy opens more (see `caisson trust --help`). Ctrl-C cancels cleanly, pressed twice it kills.")]
+Without -W, every .github/workflows/*.yml and *.yaml runs that the event starts. Filters of branches, tags and paths apply with --base only. The network is closed to every step but those that only install packages; a policy opens more (see `caisson trust --help`). Ctrl-C cancels cleanly, pressed twice it kills.")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -128,6 +131,9 @@ pub(crate) struct Selection {
     /// Event to act as [default: push where the workflow has it, else pull_request, workflow_dispatch, schedule]
     #[arg(short = 'e', long = "event", value_name = "EVENT")]
     pub(crate) event: Option<String>,
+    /// Act as the event would for what changed since this commit or branch: filters of branches, tags and paths apply
+    #[arg(long, value_name = "REF")]
+    pub(crate) base: Option<String>,
     /// Input of a workflow_dispatch event (repeatable)
     #[arg(long = "input", value_name = "KEY=VALUE", value_parser = quantity::pair)]
     pub(crate) inputs: Vec<(String, String)>,
@@ -149,9 +155,13 @@ The current directory is seen read-write through an overlay that is thrown away,
 
 The exit code is the command's own; 128+N when signal N ended it, 124 on --timeout, 137 when out of memory, 153 when out of disk (bytes or files), 141 when it printed more than --output, 126 or 127 when it cannot be executed or is not found; 2, 3 or 4 when caisson itself fails.")]
 pub(crate) struct Exec {
-    /// Host that the command may reach, at ports 443 and 80 or the one given (repeatable)
+    /// Host that the command may reach, at ports 443 and 80 or the one given; or a preset: python-packages, node-packages,
+    /// debian-packages, git:HOST (repeatable)
     #[arg(long, value_name = "HOST[:PORT]")]
-    pub(crate) allow: Vec<Destination>,
+    pub(crate) allow: Vec<Opening>,
+    /// Private range that allowed names may resolve to, such as 10.0.0.0/8 (repeatable)
+    #[arg(long = "range", value_name = "CIDR")]
+    pub(crate) ranges: Vec<AddressRange>,
     /// Let the command install packages: pip, uv, npm and apt reach the indexes that this machine is configured for, through the
     /// package gateway
     #[arg(long)]
@@ -194,7 +204,7 @@ pub(crate) struct Exec {
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
     #[command(flatten)]
     pub(crate) machine: Machine,

@@ -15,6 +15,7 @@ pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod join;
+pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod rerun;

@@ -39,6 +39,12 @@ pub(crate) struct Config {
     pub(crate) slots: Setting<Option<u32>>,
     /// Where journals, logs, blobs and workspaces live.
     pub(crate) state_dir: Setting<PathBuf>,
+    /// Bytes that stored packages may take; `None` for the gateway's default.
+    pub(crate) packages_quota: Setting<Option<Bytes>>,
+    /// Whether the package gateway serves only what is stored.
+    pub(crate) packages_offline: Setting<bool>,
+    /// A folder that stands in for the Python indexes.
+    pub(crate) wheelhouse: Setting<Option<PathBuf>>,
     /// The controller that commands talk to.
     pub(crate) controller: Setting<Option<String>>,
     /// The certificate of its authority.
@@ -165,7 +171,7 @@ impl Explained for ConfigError {
     }
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 16] = [
     "allow_missing",
     "memory",
     "cpus",
@@ -176,12 +182,15 @@ const KEYS: [&str; 13] = [
     "ro_paths",
     "slots",
     "state_dir",
+    "packages_quota",
+    "packages_offline",
+    "wheelhouse",
     "controller",
     "ca",
     "token_file",
 ];
 
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 19] = [
     "CAISSON_ALLOW_MISSING",
     "CAISSON_CA",
     "CAISSON_CONTROLLER",
@@ -191,6 +200,8 @@ const VARIABLES: [&str; 16] = [
     "CAISSON_LOG",
     "CAISSON_MEMORY",
     "CAISSON_OPEN_FILES",
+    "CAISSON_PACKAGES_OFFLINE",
+    "CAISSON_PACKAGES_QUOTA",
     "CAISSON_PIDS",
     "CAISSON_RO_PATHS",
     "CAISSON_SLOTS",
@@ -198,6 +209,7 @@ const VARIABLES: [&str; 16] = [
     "CAISSON_STORE",
     "CAISSON_TOKEN",
     "CAISSON_TOKEN_FILE",
+    "CAISSON_WHEELHOUSE",
 ];
 
 /// One layer of settings: a file's, or the environment's.
@@ -218,6 +230,10 @@ struct Layer {
     ro_paths: Option<Vec<PathBuf>>,
     slots: Option<std::num::NonZeroU32>,
     state_dir: Option<PathBuf>,
+    #[serde(default, deserialize_with = "size")]
+    packages_quota: Option<Bytes>,
+    packages_offline: Option<bool>,
+    wheelhouse: Option<PathBuf>,
     controller: Option<String>,
     ca: Option<PathBuf>,
     token_file: Option<PathBuf>,
@@ -318,6 +334,9 @@ impl Config {
             ro_paths: or(settle!(ro_paths, "--ro", "CAISSON_RO_PATHS"), Vec::new()),
             slots: optional(settle!(slots, "--slots", "CAISSON_SLOTS"), |n| n.get()),
             state_dir: from_here(or(settle!(state_dir, "--state-dir", "CAISSON_STATE_DIR"), places.state.clone())),
+            packages_quota: optional(settle!(packages_quota, "--packages-quota", "CAISSON_PACKAGES_QUOTA"), |bytes| bytes),
+            packages_offline: or(settle!(packages_offline, "--offline", "CAISSON_PACKAGES_OFFLINE"), false),
+            wheelhouse: optional(settle!(wheelhouse, "--wheelhouse", "CAISSON_WHEELHOUSE"), |path| path),
             controller: optional(settle!(controller, "--controller", "CAISSON_CONTROLLER"), |url| url),
             ca: optional(settle!(ca, "--ca", "CAISSON_CA"), |path| path),
             token_file: optional(settle!(token_file, "--token-file", "CAISSON_TOKEN_FILE"), |path| path),
@@ -365,6 +384,13 @@ impl Config {
             ("ro_paths", list(paths), self.ro_paths.origin.to_string()),
             ("slots", self.slots().to_string(), self.slots.origin.to_string()),
             ("state_dir", self.state_dir.value.display().to_string(), self.state_dir.origin.to_string()),
+            (
+                "packages_quota",
+                self.packages_quota.value.unwrap_or(Bytes(caisson_gateway::settings::DEFAULT_QUOTA)).to_string(),
+                self.packages_quota.origin.to_string(),
+            ),
+            ("packages_offline", self.packages_offline.value.to_string(), self.packages_offline.origin.to_string()),
+            ("wheelhouse", self.wheelhouse.value.as_deref().map_or_else(none, shown), self.wheelhouse.origin.to_string()),
             ("controller", self.controller.value.clone().unwrap_or_else(none), self.controller.origin.to_string()),
             ("ca", self.ca.value.as_deref().map_or_else(none, shown), self.ca.origin.to_string()),
             ("token_file", self.token_file.value.as_deref().map_or_else(none, shown), self.token_file.origin.to_string()),
@@ -385,6 +411,10 @@ fn from_flags(flags: Flags) -> Layer {
         ro_paths: None,
         slots: flags.slots.and_then(std::num::NonZeroU32::new),
         state_dir: flags.state_dir,
+        // Flags of `run` and `exec` are read where they count.
+        packages_quota: None,
+        packages_offline: None,
+        wheelhouse: None,
         controller: flags.reach.controller,
         ca: flags.reach.ca,
         token_file: flags.reach.token_file,
@@ -431,6 +461,15 @@ fn from_environment(environment: &Environment) -> Result<Layer, ConfigError> {
         ro_paths: read("CAISSON_RO_PATHS", text("CAISSON_RO_PATHS")?, paths)?,
         slots: read("CAISSON_SLOTS", text("CAISSON_SLOTS")?, positive)?,
         state_dir: text("CAISSON_STATE_DIR")?.map(PathBuf::from),
+        packages_quota: read("CAISSON_PACKAGES_QUOTA", text("CAISSON_PACKAGES_QUOTA")?, |text| {
+            text.parse::<Bytes>().map_err(|error| error.to_string())
+        })?,
+        packages_offline: read("CAISSON_PACKAGES_OFFLINE", text("CAISSON_PACKAGES_OFFLINE")?, |text| match text {
+            "1" | "true" => Ok(true),
+            "0" | "false" => Ok(false),
+            other => Err(format!("{other:?} is neither true nor false")),
+        })?,
+        wheelhouse: text("CAISSON_WHEELHOUSE")?.map(PathBuf::from),
         controller: text("CAISSON_CONTROLLER")?.map(str::to_owned),
         ca: text("CAISSON_CA")?.map(PathBuf::from),
         token_file: text("CAISSON_TOKEN_FILE")?.map(PathBuf::from),
@@ -478,7 +517,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'\ncontroller = 'https://c:7'\nca = '/ca.pem'\ntoken_file = '/t'";
+        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'\npackages_quota = '3GiB'\npackages_offline = true\nwheelhouse = '/w'\ncontroller = 'https://c:7'\nca = '/ca.pem'\ntoken_file = '/t'";
         let config = with_file(text, &[], Flags::default()).unwrap();
         let values: Vec<_> = config.rows().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
         assert_eq!(
@@ -494,6 +533,9 @@ mod tests {
                 "ro_paths=/opt/x",
                 "slots=3",
                 "state_dir=/s",
+                "packages_quota=3 GiB",
+                "packages_offline=true",
+                "wheelhouse=/w",
                 "controller=https://c:7",
                 "ca=/ca.pem",
                 "token_file=/t"

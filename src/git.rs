@@ -1,7 +1,7 @@
 //! What git knows of a checkout, asked safely: nothing of the repository's own configuration is executed, nothing is fetched,
 //! nothing is written, and no question is asked of the person.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -20,6 +20,18 @@ use crate::report::Explained;
 
 /// The longest that one question may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many files one question is about: their names are its arguments.
+const MOST_AT_ONCE: usize = 500;
+
+/// From where changes count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// From the named commit itself, as for a push.
+    There,
+    /// From where the histories parted, as for a pull request.
+    Fork,
+}
 
 /// A repository, seen from one folder in its work tree.
 #[derive(Clone, Debug)]
@@ -119,6 +131,44 @@ impl Repository {
         Ok(self.maybe(&["config", "--get", name])?.filter(|text| !text.is_empty()))
     }
 
+    /// The paths below the folder that differ from `base`, relative to it: what was committed since, what is staged, what is changed in
+    /// the work tree and what is new there. With `Since::Fork` only from where the two histories parted. `None` when `base` names no
+    /// commit. Files are compared by their digests: comparing them as git does would execute filters of the repository.
+    pub(crate) fn changes(&self, base: &str, since: Since) -> Result<Option<Vec<String>>, GitError> {
+        let name = format!("{base}^{{commit}}");
+        let Some(mut from) = self.maybe(&["rev-parse", "--verify", "--quiet", "--end-of-options", &name])? else { return Ok(None) };
+        if since == Since::Fork
+            && let Some(fork) = self.maybe(&["merge-base", &from, "HEAD"])?
+        {
+            from = fork;
+        }
+        let mut changed = BTreeSet::new();
+        let mut add = |output: Vec<u8>| changed.extend(output.split(|b| *b == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec));
+        add(self.must(&["diff-tree", "-r", "-z", "--name-only", "--no-renames", "--relative", &from, "HEAD"])?);
+        add(self.must(&["diff-index", "--cached", "-z", "--name-only", "--no-renames", "--relative", "HEAD"])?);
+        add(self.must(&["ls-files", "-z", "--others", "--exclude-standard"])?);
+        let staged = self.must(&["ls-files", "-z", "--stage"])?;
+        // MODE DIGEST STAGE, a tab, the path.
+        let staged = staged.split(|b| *b == 0).filter_map(|line| {
+            let tab = line.iter().position(|b| *b == b'\t')?;
+            let digest = line[..tab].split(|b| *b == b' ').nth(1)?;
+            line.starts_with(b"100").then(|| (digest.to_vec(), line[tab + 1..].to_vec()))
+        });
+        let (there, gone): (Vec<_>, Vec<_>) = staged.partition(|(_, path)| {
+            let path = self.directory.join(OsStr::from_bytes(path));
+            path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+        });
+        changed.extend(gone.into_iter().map(|(_, path)| path));
+        for piece in there.chunks(MOST_AT_ONCE) {
+            let paths: Vec<&OsStr> = piece.iter().map(|(_, path)| OsStr::from_bytes(path)).collect();
+            let question: Vec<&OsStr> = ["hash-object", "--no-filters", "--"].iter().map(OsStr::new).chain(paths).collect();
+            let Answer::Yes(digests) = ask(&self.directory, &question)? else { continue };
+            let same = digests.split(|b| *b == b'\n').zip(piece);
+            changed.extend(same.filter(|(digest, (staged, _))| *digest != staged.as_slice()).map(|(_, (_, path))| path.clone()));
+        }
+        Ok(Some(changed.into_iter().map(|path| String::from_utf8_lossy(&path).into_owned()).collect()))
+    }
+
     fn must(&self, question: &[&str]) -> Result<Vec<u8>, GitError> {
         match ask(&self.directory, question)? {
             Answer::Yes(output) => Ok(output),
@@ -134,8 +184,12 @@ impl Repository {
     }
 }
 
-fn failed(directory: &Path, question: &[&str], message: String) -> GitError {
-    GitError::Failed { question: question.join(" "), directory: directory.to_owned(), message }
+fn failed(directory: &Path, question: &[impl AsRef<str>], message: String) -> GitError {
+    GitError::Failed {
+        question: question.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "),
+        directory: directory.to_owned(),
+        message,
+    }
 }
 
 enum Answer {
@@ -143,7 +197,7 @@ enum Answer {
     No(String),
 }
 
-fn ask(directory: &Path, question: &[&str]) -> Result<Answer, GitError> {
+fn ask(directory: &Path, question: &[impl AsRef<OsStr>]) -> Result<Answer, GitError> {
     let mut command = Command::new("git");
     command.arg("-C").arg(directory).arg("--no-optional-locks").arg("--no-pager");
     for setting in [
@@ -166,7 +220,8 @@ fn ask(directory: &Path, question: &[&str]) -> Result<Answer, GitError> {
     command.envs([("LC_ALL", "C"), ("GIT_TERMINAL_PROMPT", "0"), ("GIT_OPTIONAL_LOCKS", "0"), ("GIT_NO_LAZY_FETCH", "1")]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| GitError::Absent(directory.to_owned(), error))?;
-    let broken = |error: std::io::Error| failed(directory, question, error.to_string());
+    let words = || question.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).take(8).collect::<Vec<_>>();
+    let broken = |error: std::io::Error| failed(directory, &words(), error.to_string());
     let read = gather(&mut child);
     if !matches!(read, Ok(Some(_))) {
         // An error means that it has ended just now.
@@ -174,7 +229,7 @@ fn ask(directory: &Path, question: &[&str]) -> Result<Answer, GitError> {
     }
     let status = child.wait().map_err(broken)?;
     match read.map_err(broken)? {
-        None => Err(GitError::Slow { question: question.join(" "), directory: directory.to_owned() }),
+        None => Err(GitError::Slow { question: words().join(" "), directory: directory.to_owned() }),
         Some([out, _]) if status.success() => Ok(Answer::Yes(out)),
         Some([_, err]) => Ok(Answer::No(String::from_utf8_lossy(&err).trim().to_owned())),
     }

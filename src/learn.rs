@@ -1,11 +1,13 @@
 //! What a run wanted and no policy named: as entries of a policy, and as a patch of the file that they belong to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use caisson_controller::policy::Rules;
 use caisson_controller::policy::rules::StepSubject;
-use caisson_model::outcome::Fault;
+use caisson_model::outcome::{EgressEntry, EgressKind, Fault, Verdict};
+use caisson_model::policy::AddressRange;
 use caisson_model::run::StepView;
 use caisson_proto::api::RunDetail;
 
@@ -47,11 +49,61 @@ impl Explained for LearnError {
     }
 }
 
-/// The entry of a policy that lets one step reach these destinations.
-pub(crate) fn step_rule(job: &str, step: &StepView, destinations: &[&str]) -> String {
+/// The entry of a policy for one step.
+fn step_rule(job: &str, step: &StepView, lines: &[String]) -> String {
     let name = step.id.as_deref().unwrap_or(&step.name);
-    let list = destinations.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
-    format!("[[step]]\njob = {}\nstep = {}\nallow = [{list}]\n", quoted(&literally(job)), quoted(&literally(name)))
+    format!("[[step]]\njob = {}\nstep = {}\n{}\n", quoted(&literally(job)), quoted(&literally(name)), lines.join("\n"))
+}
+
+/// A list as TOML writes it.
+fn listed<'t>(key: &str, texts: impl IntoIterator<Item = &'t String>) -> String {
+    format!("{key} = [{}]", texts.into_iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+}
+
+/// The entry that would allow what a step was refused; `None` where none would. What an entry cannot open is not in it: datagrams, names
+/// that a greeting hid, what was beyond a limit.
+pub(crate) fn remedy(job: &str, step: &StepView) -> Option<String> {
+    let refused: Vec<&EgressEntry> = step
+        .result
+        .iter()
+        .flat_map(|result| &result.egress)
+        .filter(|entry| entry.verdict == Verdict::Refused && entry.kind != EgressKind::Package)
+        .collect();
+    let connected: BTreeSet<&str> = refused.iter().filter(|entry| entry.port != 0).map(|entry| entry.host.as_str()).collect();
+    let (mut allow, mut ranges, mut portless) = (BTreeSet::new(), BTreeSet::new(), false);
+    for entry in refused {
+        if let Some(range) = private_range(entry) {
+            ranges.insert(range);
+        } else if entry.rule.starts_with("no rule allows") || entry.rule.starts_with("port ") {
+            // Whoever connected said the port as well.
+            if entry.port != 0 || !connected.contains(entry.host.as_str()) {
+                portless |= entry.port == 0;
+                allow.insert(entry.target());
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    if !allow.is_empty() {
+        // An entry's list stands in place of an earlier one's, never of what every step may reach.
+        lines.push(listed("allow", &allow));
+        if portless {
+            lines.push("# a name without a port means 443 and 80; write NAME:PORT for another".to_owned());
+        }
+    }
+    if !ranges.is_empty() {
+        lines.push(listed("ranges", &ranges));
+    }
+    (!lines.is_empty()).then(|| step_rule(job, step, &lines))
+}
+
+fn address_of(entry: &EgressEntry) -> Option<IpAddr> {
+    entry.address.as_deref()?.parse().ok()
+}
+
+/// The range that a name would have had to be let into.
+fn private_range(entry: &EgressEntry) -> Option<String> {
+    let address = address_of(entry).filter(|_| entry.rule.starts_with("the name leads to "))?;
+    Some(AddressRange::single(address).to_string())
 }
 
 /// A pattern that covers this text alone.
@@ -67,7 +119,8 @@ fn quoted(text: &str) -> String {
 /// The smallest entries that let these runs do what they did: one a step, with what it reached that no rule named. Empty when there is
 /// nothing.
 pub(crate) fn entries(runs: &[RunDetail], rules: &Rules) -> String {
-    let mut wanted: BTreeMap<(String, String), (&StepView, BTreeSet<String>)> = BTreeMap::new();
+    type Wanted<'r> = (&'r StepView, BTreeSet<String>, BTreeMap<String, String>);
+    let mut wanted: BTreeMap<(String, String), Wanted<'_>> = BTreeMap::new();
     for detail in runs {
         for step in &detail.steps {
             let Some(job) = detail.jobs.iter().find(|job| job.id == step.attempt.job) else { continue };
@@ -78,6 +131,14 @@ pub(crate) fn entries(runs: &[RunDetail], rules: &Rules) -> String {
                 .filter(|entry| entry.is_new() && entry.port != 0 && entry.rule.starts_with(caisson_model::outcome::LEARNING))
                 .map(|entry| entry.target())
                 .collect();
+            // Learning opens nothing that lies inside. It is named, for a person to decide.
+            let inside: BTreeMap<String, String> = step
+                .result
+                .iter()
+                .flat_map(|result| &result.egress)
+                .filter_map(|entry| Some((private_range(entry)?, entry.target())))
+                .collect();
+            let new: BTreeSet<String> = new.into_iter().chain(inside.values().cloned()).collect();
             if new.is_empty() {
                 continue;
             }
@@ -86,14 +147,20 @@ pub(crate) fn entries(runs: &[RunDetail], rules: &Rules) -> String {
             let subject = StepSubject { workflow: [&detail.run.workflow, &detail.run.file], job: &job.key.0, step: &names };
             let before = rules.for_step(&subject).allow.unwrap_or_default();
             let key = (job.key.0.clone(), step.id.clone().unwrap_or_else(|| step.name.clone()));
-            let (_, list) = wanted.entry(key).or_insert_with(|| (step, BTreeSet::new()));
+            let (_, list, ranges) = wanted.entry(key).or_insert_with(|| (step, BTreeSet::new(), BTreeMap::new()));
+            ranges.extend(inside);
             list.extend(new);
             list.extend(before.iter().map(ToString::to_string));
         }
     }
-    let texts = wanted.iter().map(|((job, _), (step, list))| {
-        let list: Vec<&str> = list.iter().map(String::as_str).collect();
-        step_rule(job, step, &list)
+    let texts = wanted.iter().map(|((job, _), (step, list, ranges))| {
+        let mut lines = vec![listed("allow", list)];
+        if !ranges.is_empty() {
+            let names: Vec<&str> = ranges.values().map(String::as_str).collect();
+            lines.push(format!("# {} lead to private addresses, which learning does not open; to allow them:", names.join(", ")));
+            lines.push(format!("# {}", listed("ranges", ranges.keys())));
+        }
+        step_rule(job, step, &lines)
     });
     texts.collect::<Vec<_>>().join("\n")
 }
@@ -152,6 +219,11 @@ pub(crate) fn write(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use caisson_model::id::{AttemptId, JobId, RunId, StepIndex};
+    use caisson_model::outcome::{Enforcement, Outcome, StepResult, Usage};
+    use caisson_model::run::StepState;
+    use caisson_model::time::Timestamp;
+
     use super::*;
 
     /// What `git apply` makes of a file.
@@ -175,6 +247,64 @@ mod tests {
             let after = applied(Some(before), entries);
             assert_eq!(after, format!("{}\n\n{entries}", before.trim_end()), "{before:?}");
             toml::from_str::<Rules>(&after).unwrap();
+        }
+    }
+
+    fn refused(host: &str, port: u16, rule: &str, address: Option<&str>) -> EgressEntry {
+        let entry = EgressEntry::connection(Timestamp(0), host, port, Verdict::Refused, rule.to_owned());
+        EgressEntry { address: address.map(str::to_owned), ..entry }
+    }
+
+    #[test]
+    fn a_remedy_names_what_an_entry_opens_and_nothing_else() {
+        let lookup = EgressEntry { kind: EgressKind::Lookup, ..refused("db.example", 0, "no rule allows it", None) };
+        let table: [(Vec<EgressEntry>, Option<&str>); 6] = [
+            (vec![refused("a.example", 443, "no rule allows it", None)], Some("allow = [\"a.example:443\"]")),
+            (vec![refused("2001:db8::1", 81, "no rule allows it", None)], Some("allow = [\"[2001:db8::1]:81\"]")),
+            (
+                vec![lookup.clone(), refused("db.example", 5432, "port 5432 is not allowed, only db.example", None)],
+                Some("allow = [\"db.example:5432\"]"),
+            ),
+            (
+                vec![refused("in.example", 80, "the name leads to 10.0.0.1, a private network", Some("10.0.0.1"))],
+                Some("ranges = [\"10.0.0.1/32\"]"),
+            ),
+            (vec![refused("9.9.9.9", 53, "no rule can allow UDP", None)], None),
+            (vec![refused("a.example", 443, "its TLS greeting is encrypted, so that its server name cannot be compared", None)], None),
+        ];
+        for (egress, expected) in table {
+            let text = remedy("test", &step(egress));
+            let expected = expected.map(|lines| format!("[[step]]\njob = \"test\"\nstep = \"Ask\"\n{lines}\n"));
+            assert_eq!(text, expected);
+            if let Some(text) = text {
+                toml::from_str::<Rules>(&text).unwrap();
+            }
+        }
+        assert!(remedy("test", &step(vec![lookup])).unwrap().contains("allow = [\"db.example\"]\n# a name without a port"));
+    }
+
+    fn step(egress: Vec<EgressEntry>) -> StepView {
+        let attempt = AttemptId { job: JobId { run: RunId(1), index: 1 }, number: 1 };
+        let result = StepResult {
+            outcome: Outcome::Failure,
+            conclusion: Outcome::Failure,
+            exit_code: Some(1),
+            cause: None,
+            usage: Usage::default(),
+            enforcement: Enforcement::default(),
+            egress,
+            annotations: Vec::new(),
+            summary: String::new(),
+        };
+        StepView {
+            attempt,
+            index: StepIndex(0),
+            id: None,
+            name: "Ask".to_owned(),
+            state: StepState::Finished,
+            result: Some(result),
+            started: Timestamp(0),
+            finished: None,
         }
     }
 

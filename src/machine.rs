@@ -25,13 +25,13 @@ impl Explained for NoWheelhouse {
     }
 }
 
-/// How the package gateway answers, by the words of the command line.
+/// How the package gateway answers, by the words of the command line and the settings.
 ///
 /// # Errors
 /// The wheelhouse is no folder.
-pub(crate) fn indexes(rules: &mut HostRules, indexes: &Indexes) -> Result<(), NoWheelhouse> {
+pub(crate) fn indexes(rules: &mut HostRules, config: &Config, indexes: &Indexes) -> Result<(), NoWheelhouse> {
     let mut settings = rules.gateway.settings().clone();
-    if let Some(path) = &indexes.wheelhouse {
+    if let Some(path) = indexes.wheelhouse.as_ref().or(config.wheelhouse.value.as_ref()) {
         let folder = path.canonicalize().and_then(|path| match path.is_dir() {
             true => Ok(path),
             false => Err(std::io::ErrorKind::NotADirectory.into()),
@@ -39,7 +39,10 @@ pub(crate) fn indexes(rules: &mut HostRules, indexes: &Indexes) -> Result<(), No
         settings.wheelhouse = Some(folder.map_err(|source| NoWheelhouse { path: path.clone(), source })?);
     }
     settings.before = indexes.before.map(|moment| moment.0).into_iter().chain(settings.before).min();
-    settings.offline |= indexes.offline;
+    settings.offline |= indexes.offline || config.packages_offline.value;
+    if let Some(quota) = config.packages_quota.value {
+        settings.quota = quota.0;
+    }
     rules.gateway = Gateway::new(settings);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The `caisson` command: composition of the other crates, and nothing else.
 
 mod artifacts;
+mod chain;
 mod cli;
 mod clock;
 mod commands;
@@ -14,6 +15,7 @@ mod given;
 mod learn;
 mod machine;
 mod mirror;
+mod opening;
 mod plans;
 mod policy_file;
 mod project;
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => commands::agent::run(*arguments),
         Command::Runs(arguments) => commands::runs::run(arguments),
         Command::Show(arguments) => commands::show::run(arguments),
+        Command::Ledger(arguments) => commands::ledger::run(arguments),
         Command::Logs(arguments) => commands::logs::run(arguments),
         Command::Cancel(arguments) => commands::cancel::run(arguments),
         Command::Rerun(arguments) => commands::rerun::run(arguments),

@@ -10,7 +10,7 @@ use caisson_workflow::Overview;
 
 use crate::cli::Selection;
 use crate::config::Environment;
-use crate::git::{Facts, GitError, Repository};
+use crate::git::{Facts, GitError, Repository, Since};
 use crate::references;
 use crate::report::{Explained, Failure};
 use crate::{generated, project};
@@ -87,6 +87,9 @@ pub(crate) enum SelectionError {
         /// Why.
         findings: Vec<Diagnostic>,
     },
+    /// The commit that changes are to be counted from is none.
+    #[error("--base {0} names no commit here")]
+    Base(String),
     /// git did not answer.
     #[error(transparent)]
     Git(#[from] GitError),
@@ -109,6 +112,7 @@ impl Explained for SelectionError {
             SelectionError::NoSuchWorkflow(_) => Some(format!("name a file of {FOLDER}, or give a path")),
             SelectionError::NoEvent { known, .. } => Some(format!("events: {}", known.join("; "))),
             SelectionError::NoJob { known, .. } => Some(format!("jobs: {}", known.join(", "))),
+            SelectionError::Base(_) => Some("name a branch, tag or commit of this repository: --base main".to_owned()),
             SelectionError::Git(error) => error.help(),
             _ => None,
         }
@@ -165,20 +169,33 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
     let facts = Facts::of(&checkout, repository.as_ref(), actor(environment)).map_err(SelectionError::Git)?;
     let files = library(&checkout);
     let mut submissions = Vec::new();
+    let mut started: Vec<&Candidate> = Vec::new();
     for candidate in &candidates {
         match event_of(&candidate.overview.events, selection.event.as_deref()) {
-            Some(event) => submissions.push(Submission {
-                file: candidate.file.clone(),
-                text: candidate.text.clone(),
-                event: event.clone(),
-                inputs: selection.inputs.iter().cloned().collect(),
-                env: selection.env.iter().cloned().collect(),
-                jobs: selection.jobs.iter().filter(|job| candidate.overview.jobs.contains(job)).cloned().collect(),
-                github: facts.context(&event),
-                source: None,
-                files: files.clone(),
-                priority: 0,
-            }),
+            Some(event) => {
+                started.push(candidate);
+                let changes = changes(selection, repository.as_ref(), &event)?;
+                let github = context(selection, &facts, &event);
+                if changes.is_some()
+                    && let Some(reason) = caisson_workflow::filtered(&candidate.text, &candidate.file, &event, &github, changes.as_deref())
+                {
+                    notes.push(format!("{} does not run on {event}: {reason}", candidate.file));
+                    continue;
+                }
+                submissions.push(Submission {
+                    file: candidate.file.clone(),
+                    text: candidate.text.clone(),
+                    event,
+                    inputs: selection.inputs.iter().cloned().collect(),
+                    env: selection.env.iter().cloned().collect(),
+                    jobs: selection.jobs.iter().filter(|job| candidate.overview.jobs.contains(job)).cloned().collect(),
+                    github,
+                    source: None,
+                    files: files.clone(),
+                    priority: 0,
+                    changes,
+                });
+            }
             None => notes.push(format!(
                 "{} does not run: {} does not start it (its events: {})",
                 candidate.file,
@@ -187,7 +204,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
             )),
         }
     }
-    if submissions.is_empty() {
+    if started.is_empty() {
         let known = candidates.iter().map(|candidate| format!("{} has {}", candidate.file, candidate.overview.events.join(", ")));
         return Err(SelectionError::NoEvent {
             event: selection.event.clone().unwrap_or_else(|| "push".to_owned()),
@@ -196,15 +213,40 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
         .into());
     }
     if !selection.jobs.is_empty() {
-        let started = || candidates.iter().filter(|candidate| submissions.iter().any(|submission| submission.file == candidate.file));
-        if let Some(job) = selection.jobs.iter().find(|job| !started().any(|candidate| candidate.overview.jobs.contains(job))) {
-            let known = started().flat_map(|candidate| candidate.overview.jobs.clone()).collect();
+        if let Some(job) = selection.jobs.iter().find(|job| !started.iter().any(|candidate| candidate.overview.jobs.contains(job))) {
+            let known = started.iter().flat_map(|candidate| candidate.overview.jobs.clone()).collect();
             return Err(SelectionError::NoJob { job: job.clone(), known }.into());
         }
         // A workflow that has none of the jobs has nothing to do; an empty list would mean all of them.
         submissions.retain(|submission| !submission.jobs.is_empty());
     }
     Ok(Chosen { checkout, repository, submissions, notes })
+}
+
+/// The files that changed since the commit that was named; `None` without one.
+fn changes(selection: &Selection, repository: Option<&Repository>, event: &str) -> Result<Option<Vec<String>>, SelectionError> {
+    let Some(base) = &selection.base else { return Ok(None) };
+    let since = if event == "pull_request" { Since::Fork } else { Since::There };
+    let changes = repository.map(|repository| repository.changes(base, since)).transpose()?.flatten();
+    changes.map(Some).ok_or_else(|| SelectionError::Base(base.clone()))
+}
+
+/// The `github` context; what a pull request is for is the branch that was named.
+fn context(selection: &Selection, facts: &Facts, event: &str) -> serde_json::Value {
+    let mut github = facts.context(event);
+    if event == "pull_request"
+        && let Some(base) = &selection.base
+    {
+        let branch = base.strip_prefix("refs/heads/").or_else(|| base.strip_prefix("refs/remotes/origin/"));
+        let branch = branch.or_else(|| base.strip_prefix("origin/")).unwrap_or(base);
+        // A commit is no branch: the pull request is for the default one.
+        if branch.contains(['~', '^', '@', ':']) || (branch.len() >= 7 && branch.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return github;
+        }
+        github["base_ref"] = branch.into();
+        github["event"]["pull_request"]["base"]["ref"] = branch.into();
+    }
+    github
 }
 
 /// The event that a workflow is to be started with: the one asked for if the workflow has it; else the likeliest one.
@@ -313,20 +355,21 @@ pub(crate) fn every(selection: &Selection, environment: &Environment) -> Result<
         let events = caisson_workflow::events(&text, &found.file).map(|overview| overview.events).unwrap_or_default();
         let asked = event_of(&events, selection.event.as_deref()).or_else(|| selection.event.clone());
         let event = asked.or_else(|| event_of(&events, None)).or_else(|| events.first().cloned()).unwrap_or_else(|| "push".to_owned());
-        Submission {
+        Ok(Submission {
             file: found.file,
             text,
-            github: facts.context(&event),
+            changes: if selection.base.is_some() { changes(selection, repository.as_ref(), &event)? } else { None },
+            github: context(selection, &facts, &event),
             event,
             inputs: selection.inputs.iter().cloned().collect(),
             env: selection.env.iter().cloned().collect(),
             jobs: selection.jobs.clone(),
             files: files.clone(),
             ..Submission::default()
-        }
+        })
     };
     let found = found(&checkout, &selection.workflows)?;
-    Ok((checkout, found.into_iter().map(submission).collect()))
+    Ok((checkout, found.into_iter().map(submission).collect::<Result<_, SelectionError>>()?))
 }
 
 fn actor(environment: &Environment) -> &str {

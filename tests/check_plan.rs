@@ -127,3 +127,44 @@ fn permissions_are_bounded_by_the_policy() {
     assert_eq!(workflow["jobs"][0]["permissions"], "read-all");
     assert!(workflow["warnings"].to_string().contains("contents: write is more than it allows"), "{workflow}");
 }
+
+/// What bounds the text of workflows can be lowered by the policy, and what it may ask for by default is that of new repositories.
+#[test]
+fn a_policy_bounds_what_check_accepts() {
+    let called =
+        "on: workflow_call\npermissions: { issues: write }\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: 'true' }]\n";
+    let place =
+        Place::with("on: push\njobs:\n  a: { uses: ./.github/workflows/called.yml }\n  b: { uses: ./.github/workflows/called.yml }\n");
+    place.write(".github/workflows/called.yml", called);
+    let policy = |text: &str| {
+        place.write("../policy.toml", &format!("[workflow]\n{text}\n"));
+        said(&place, &["check", "-W", "t.yml", "--policy", place.path().join("policy.toml").to_str().unwrap()])
+    };
+    let (code, text, _) = said(&place, &["check", "-W", "t.yml"]);
+    assert!(code == 2 && text.contains("is requesting 'issues: write', but is only allowed 'issues: none'"), "{text}");
+    assert_eq!(policy("default_permissions = 'write'").0, 0);
+    for (bound, message) in [
+        ("max_depth = 2", "maximum object depth exceeded"),
+        ("max_file_size = 40", "the maximum file size of 40 characters has been exceeded"),
+        ("max_jobs = 3", "the workflow may not contain more than 3 jobs"),
+        ("max_result_size = 2000", "maximum object size exceeded"),
+    ] {
+        let (code, text, _) = policy(&format!("default_permissions = 'write'\n{bound}"));
+        assert!(code == 2 && text.contains(message), "{bound}: {text}");
+    }
+    assert_eq!(policy("max_depth = 51").0, 2);
+    // A run gives the token no rights at all, so that nothing is refused there.
+    assert_eq!(said(&place, &["plan", "-W", "t.yml"]).0, 0);
+}
+
+/// Another repository is checked out where the policy says so, and refused before anything runs where it does not.
+#[test]
+fn another_repository_is_checked_out_where_policy_lets_it() {
+    let place = Place::with(
+        "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n        with: { repository: acme/lib, path: lib }\n",
+    );
+    let (code, text, errors) = said(&place, &["plan"]);
+    assert!(code == 2 && (text + &errors).contains("the step may not reach github.com"));
+    place.write("../policy.toml", "[[step]]\njob = 'a'\npresets = ['git:github.com']\n");
+    assert_eq!(said(&place, &["plan", "--policy", place.path().join("policy.toml").to_str().unwrap()]).0, 0);
+}

@@ -15,13 +15,14 @@ fn said(place: &Place, words: &[&str]) -> (i32, String, String) {
 #[test]
 fn wrong_use_ends_with_2_and_says_what_to_do() {
     let place = Place::new();
-    let table: [(&[&str], &str); 9] = [
+    let table: [(&[&str], &str); 10] = [
         (&["run"], "write .github/workflows/test.yml"),
         (&["run", "/nowhere"], "/nowhere"),
         (&["run", "--allow-missing", "luck"], "memory-limit"),
         (&["run", "--memory", "much"], "512MiB"),
         (&["run", "--no-such-flag"], "--no-such-flag"),
         (&["exec"], "CMD"),
+        (&["exec", "--no-such-flag", "--", "true"], "--no-such-flag"),
         (&["exec", "--timeout", "90", "--", "true"], "90s"),
         (&["exec", "--allow", "http://x", "--", "true"], "HOST:PORT"),
         (&["trust"], ".caisson/policy.toml"),

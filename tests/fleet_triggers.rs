@@ -116,6 +116,11 @@ impl Forge {
             self.posted.lock().unwrap().push((path.to_owned(), serde_json::from_slice(body).unwrap()));
             return (201, json!({}));
         }
+        match path {
+            "pulls/1/files" => return (200, json!([{ "filename": "data" }, { "filename": "docs/b.md" }])),
+            "pulls/2/files" => return (200, json!([{ "filename": "docs/b.md" }])),
+            _ => {}
+        }
         if path == "branches/main" {
             return (200, json!({ "commit": { "sha": git(&self.root.join("shop.git"), &["rev-parse", "main"]) } }));
         }
@@ -174,7 +179,7 @@ fn post(port: u16, path: &str, event: &str, number: &str, signature: &str, body:
 
 #[test]
 fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
-    let workflow = "on:\n  push:\n    branches: [main]\n  pull_request:\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - run: echo \"protected=${{ github.ref_protected }}\"; cat data; test \"$(git rev-parse HEAD)\" = \"$GITHUB_SHA\"\n      - run: test -n \"$TOKEN\" && echo has-one || echo has-none\n        env:\n          TOKEN: ${{ secrets.TOKEN }}\n";
+    let workflow = "on:\n  push:\n    branches: [main]\n    paths-ignore: ['docs/**']\n  pull_request:\n    paths: [data]\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - run: echo \"protected=${{ github.ref_protected }}\"; cat data; test \"$(git rev-parse HEAD)\" = \"$GITHUB_SHA\"\n      - run: test -n \"$TOKEN\" && echo has-one || echo has-none\n        env:\n          TOKEN: ${{ secrets.TOKEN }}\n";
     let place = Place::new();
     let work = place.path().join("work");
     fs::create_dir_all(work.join(".github/workflows")).unwrap();
@@ -244,6 +249,12 @@ fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
     let other = body.replace("refs/heads/main", "refs/heads/topic");
     assert_eq!(post(hooks, path, "push", "20", &signature(&other), &other), (202, "runs: none".to_owned()));
 
+    // A push that changed nothing which the workflow wants, by its own words.
+    let mut docs: Value = serde_json::from_str(&body).unwrap();
+    docs["commits"] = json!([{ "id": sha, "added": ["docs/a.md"], "modified": ["docs/b.md"], "removed": [] }]);
+    let docs = docs.to_string();
+    assert_eq!(post(hooks, path, "push", "22", &signature(&docs), &docs), (202, "runs: none".to_owned()));
+
     // A fork's pull request runs the same steps, without the secret.
     let body = json!({
         "action": "opened", "number": 1, "repository": { "full_name": "acme/shop" }, "sender": { "login": "eve" },
@@ -252,6 +263,9 @@ fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
     .to_string();
     let closed = body.replace("opened", "closed");
     assert_eq!(post(hooks, path, "pull_request", "21", &signature(&closed), &closed), (202, "runs: none".to_owned()));
+    // And one of which the forge says that it changed nothing which the workflow wants.
+    let docs = body.replace("\"number\":1", "\"number\":2");
+    assert_eq!(post(hooks, path, "pull_request", "23", &signature(&docs), &docs), (202, "runs: none".to_owned()));
     assert_eq!(post(hooks, path, "pull_request", "3", &signature(&body), &body), (202, "runs: 2".to_owned()));
     let log = logs("2");
     assert!(log.contains("\nfrom the forge\n") && log.contains("\nhas-none\n"), "{log}");

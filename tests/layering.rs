@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Package, its folder, and which of our packages it may use (build and normal dependencies, exactly).
-const ARROWS: [(&str, &str, &[&str]); 10] = [
+const ARROWS: [(&str, &str, &[&str]); 11] = [
     ("caisson-model", "proto/model", &[]),
     ("caisson-expr", "proto/expr", &[]),
     ("caisson-proto", "proto", &["caisson-model"]),
@@ -17,7 +17,12 @@ const ARROWS: [(&str, &str, &[&str]); 10] = [
     ("caisson-controller", "controller", &["caisson-expr", "caisson-model", "caisson-proto", "caisson-workflow"]),
     ("caisson-sandbox", "agent/sandbox", &[]),
     ("caisson-gateway", "agent/gateway", &[]),
-    ("caisson-agent", "agent", &["caisson-expr", "caisson-gateway", "caisson-model", "caisson-proto", "caisson-sandbox"]),
+    ("caisson-toolkit", "agent/toolkit", &["caisson-model"]),
+    (
+        "caisson-agent",
+        "agent",
+        &["caisson-expr", "caisson-gateway", "caisson-model", "caisson-proto", "caisson-sandbox", "caisson-toolkit"],
+    ),
     ("caisson-selftest", "agent/selftest", &["caisson-agent", "caisson-model", "caisson-sandbox"]),
     (
         "caisson",
@@ -37,7 +42,7 @@ const ARROWS: [(&str, &str, &[&str]); 10] = [
 ];
 
 /// Outside crates that belong to one floor: who may name them, tests included.
-const OWNED: [(&str, &[&str]); 20] = [
+const OWNED: [(&str, &[&str]); 21] = [
     ("tonic", &["caisson-proto", "caisson-controller"]),
     ("tonic-prost", &["caisson-proto"]),
     ("tonic-prost-build", &["caisson-proto"]),
@@ -51,6 +56,7 @@ const OWNED: [(&str, &[&str]); 20] = [
     ("rcgen", &["caisson-agent", "caisson-controller", "caisson-gateway"]),
     ("x509-parser", &["caisson-controller"]),
     ("aws-lc-rs", &["caisson-controller"]),
+    ("zip", &["caisson-toolkit"]),
     ("granit-parser", &["caisson-workflow"]),
     ("seccompiler", &["caisson-sandbox"]),
     ("caps", &["caisson-sandbox"]),

@@ -326,6 +326,44 @@ jobs:
     place.run(&[]).expect(2);
 }
 
+/// Programs before the job's first step, of actions that a composite action of the mirror uses; they see the inputs that it hands over.
+#[test]
+fn programs_before_the_job_run_for_actions_inside_actions() {
+    if !needs(std::path::Path::new("/usr/bin/node").exists(), "there is no node") {
+        return;
+    }
+    let place = Place::with(
+        "on: push\njobs:\n  test:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo first step\n      - uses: acme/outer@v1\n        with: { who: world }\n",
+    );
+    for (directory, file, text) in [
+        (
+            "outer",
+            "action.yml",
+            "inputs: { who: {} }\nruns:\n  using: composite\n  steps:\n    - uses: acme/inner@v1\n      with: { name: \"inner ${{ inputs.who }}\" }\n",
+        ),
+        ("inner", "action.yml", "inputs: { name: {} }\nruns: { using: node20, pre: pre.js, main: main.js }\n"),
+        (
+            "inner",
+            "pre.js",
+            "console.log('pre of', process.env.INPUT_NAME);\nrequire('fs').appendFileSync(process.env.GITHUB_STATE, 'kept=state of pre\\n');\n",
+        ),
+        ("inner", "main.js", "console.log('main of', process.env.INPUT_NAME, process.env.STATE_kept);\n"),
+    ] {
+        fs::create_dir_all(place.path().join(directory)).unwrap();
+        fs::write(place.path().join(directory).join(file), text).unwrap();
+    }
+    for name in ["inner", "outer"] {
+        let added = place.caisson(&["actions", "add", &format!("acme/{name}@v1"), "--from", &format!("../{name}")]).output().unwrap();
+        assert!(added.status.success(), "{added:?}");
+    }
+    let run = place.run(&[]);
+    run.expect(0);
+    let log = run.log("test");
+    let place_of = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} is not in {log}"));
+    assert!(place_of("pre of inner world") < place_of("first step"), "{log}");
+    assert!(place_of("first step") < place_of("main of inner world state of pre"), "{log}");
+}
+
 #[test]
 fn a_root_step_changes_the_jobs_system_and_never_the_hosts() {
     if !needs(nix::unistd::geteuid().is_root(), "only an agent with root lets steps change system directories") {

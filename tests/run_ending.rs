@@ -109,3 +109,99 @@ fn a_reader_that_goes_away_ends_the_run() {
     until("the command has ended", || child.0.try_wait().unwrap().is_some() || Instant::now() > deadline);
     assert_eq!(child.0.wait().unwrap().code(), Some(130));
 }
+
+/// A cancelled job goes on with what asked for it, and only with that; so does the run with its jobs.
+#[test]
+fn after_a_cancellation_runs_what_asks_for_it() {
+    let place = Place::with(
+        r#"
+on: push
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    steps:
+      - run: |
+          trap 'exit 1' INT
+          echo begun; sleep 71237 & wait
+      - run: echo ran plainly
+      - if: success()
+        run: echo ran on success
+      - if: failure()
+        run: echo ran on failure
+      - if: "!cancelled()"
+        run: echo ran unless cancelled
+      - if: cancelled()
+        run: echo "ran when cancelled, ${{ job.status }}"
+      - if: always()
+        run: echo "ran always, ${{ job.status }}"
+      - if: success() || cancelled()
+        run: echo "ran on either"
+  plain:
+    needs: a
+    runs-on: ubuntu-latest
+    steps: [{ run: echo plain job }]
+  failure:
+    needs: a
+    if: failure()
+    runs-on: ubuntu-latest
+    steps: [{ run: echo failure job }]
+  cancelled:
+    needs: a
+    if: cancelled()
+    runs-on: ubuntu-latest
+    steps: [{ run: "echo cancelled job, ${{ needs.a.result }}" }]
+  always:
+    needs: [a, plain]
+    if: always()
+    runs-on: ubuntu-latest
+    steps: [{ run: "echo always job, ${{ needs.a.result }} ${{ needs.plain.result }}" }]
+"#,
+    );
+    let (mut child, lines) = started(&place, "begun");
+    signal_group(&child.0, Signal::SIGINT);
+    let text = rest(lines);
+    assert_eq!(child.0.wait().unwrap().code(), Some(130), "{text}");
+    for part in
+        ["ran when cancelled, cancelled", "ran always, cancelled", "ran on either", "cancelled job, cancelled", "always job, cancelled"]
+    {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    for part in ["ran plainly", "ran on success", "ran on failure", "ran unless", "plain job", "failure job"] {
+        assert!(!text.contains(&format!("\"text\":\"{part}")), "{part} is in {text}");
+    }
+}
+
+/// The time of a job is over for all of its steps but those that ask for it; the time of a step for itself alone.
+#[test]
+fn times_run_out_for_a_step_and_for_a_job() {
+    let place = Place::with(
+        r#"
+on: push
+jobs:
+  step:
+    runs-on: ubuntu-latest
+    steps:
+      - id: slow
+        timeout-minutes: 0.02
+        continue-on-error: true
+        run: sleep 71238
+      - run: echo "goes on, ${{ steps.slow.outcome }} ${{ job.status }}"
+  job:
+    runs-on: ubuntu-latest
+    timeout-minutes: 0.05
+    steps:
+      - run: sleep 71239
+      - run: echo never
+      - if: failure()
+        run: echo never on failure
+      - if: always()
+        run: echo "cleaned, ${{ job.status }}"
+"#,
+    );
+    let run = place.run(&[]);
+    run.expect(1);
+    assert!(run.log("step").contains("goes on, failure success"), "{}", run.told());
+    assert!(run.log("job").contains("cleaned, cancelled") && !run.log("job").contains("never"), "{}", run.told());
+    assert_eq!(run.job("step")["outcome"], "success", "{}", run.told());
+    assert_eq!(run.job("job")["outcome"], "timed-out", "{}", run.told());
+}

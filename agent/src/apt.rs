@@ -31,8 +31,9 @@ mkdir -p -m 1777 "$1/var/tmp" || exit
 [ -e "$1/var/run" ] || ln -s /run "$1/var/run"
 "#;
 
-/// The program that fills the directories of a job's area before its first step. It is root of its own user namespace.
-pub fn fill(area: &Path) -> Program {
+/// The program that fills the directories of a job's area before its first step. It is root of its own user namespace. `gateway` are the
+/// files below `/etc/apt` by which apt finds the package gateway; without them it has the host's sources.
+pub fn fill(area: &Path, gateway: Vec<(String, Vec<u8>)>) -> Program {
     let mut program = Program::new("/bin/sh", &["-c", FILL, "fill", STAGE], "/");
     program.powers = Powers::Root;
     let bind = |name: &str, target: &str| Mount::Bind {
@@ -43,6 +44,11 @@ pub fn fill(area: &Path) -> Program {
     };
     program.mounts = vec![bind(AREAS[0], "etc"), bind(AREAS[1], "var")];
     program.files = settings();
+    if !gateway.is_empty() {
+        let own = |name: &String| name.starts_with(&format!("{STAGE}/apt/sources.list"));
+        program.files.retain(|(name, _)| !own(name));
+        program.files.extend(gateway.into_iter().map(|(name, content)| (format!("{STAGE}/apt/{name}"), content)));
+    }
     program
 }
 

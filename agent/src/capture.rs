@@ -1,7 +1,7 @@
 //! What the kernel leads to the exit within a sandbox's network, and the files that make programs find it: the language of rules
 //! put into that of the sandbox.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use caisson_model::policy::Destination;
 use caisson_sandbox::spec::{Capture, Lead, Mount, Network, Ports};
@@ -18,7 +18,7 @@ pub fn exit() -> SocketAddr {
 }
 
 /// The network of a sandbox whose attempts are written down. What it may reach is led to the exit; everything else is refused by
-/// the kernel at once. Without a destination nothing is led, and a name server that knows no name still tells what was asked for.
+/// the kernel at once. Without a destination nothing is led, and a name server that knows no name still tells what was asked for. A port of loopback that policy names is the host's.
 /// `doors` are further addresses to listen on, beside the exit's.
 pub fn network<'d>(
     destinations: impl Iterator<Item = &'d Destination>,
@@ -28,12 +28,16 @@ pub fn network<'d>(
 ) -> Network {
     let mut ports = Vec::new();
     let mut literals: Vec<(IpAddr, Vec<u16>)> = Vec::new();
+    // The step's own, but for what policy names.
+    let mut loopback: Vec<(IpAddr, Vec<u16>)> = Vec::new();
     for destination in destinations {
         let of_it = destination.port.map_or_else(|| vec![443, 80], |port| vec![port]);
         match destination.host.parse::<IpAddr>() {
-            // The step's own; the host's is reached through the proxy form alone.
-            Ok(address) if address.is_loopback() => {}
+            Ok(address) if address.to_canonical().is_loopback() => loopback.push((address.to_canonical(), of_it)),
             Ok(address) => literals.push((address.to_canonical(), of_it)),
+            Err(_) if destination.host == "localhost" => {
+                loopback.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].map(|own| (own, of_it.clone())));
+            }
             Err(_) => ports.extend(of_it),
         }
     }
@@ -47,11 +51,12 @@ pub fn network<'d>(
         if !ports.is_empty() {
             leads.extend(names::RANGES.map(|(address, bits)| Lead { address, bits, ports: Ports::Only(ports.clone()) }));
         }
-        leads.extend(literals.into_iter().map(|(address, ports)| {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            Lead { address, bits, ports: Ports::Only(ports) }
-        }));
+        loopback.append(&mut literals);
     }
+    leads.extend(loopback.into_iter().map(|(address, ports)| {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        Lead { address, bits, ports: Ports::Only(ports) }
+    }));
     let capture = Capture { leads, addresses: names::OWN.to_vec(), resolver: names::RESOLVER };
     Network::Exit { listeners: [exit()].into_iter().chain(doors).collect(), capture: Some(capture) }
 }
@@ -87,8 +92,11 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "198.18.0.0/16 Only([80, 443, 5432, 8000])",
-                "fdca:155e::/32 Only([80, 443, 5432, 8000])",
+                "198.18.0.0/16 Only([80, 443, 5432])",
+                "fdca:155e::/32 Only([80, 443, 5432])",
+                "127.0.0.1/32 Only([9])",
+                "127.0.0.1/32 Only([8000])",
+                "::1/128 Only([8000])",
                 "203.0.113.9/32 Only([6379])",
                 "2001:db8::1/128 Only([80])"
             ]

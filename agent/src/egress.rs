@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caisson_model::outcome::{EgressEntry, Verdict};
+use caisson_sandbox::onlooker::Onlooker;
 use caisson_sandbox::sockets::Sockets;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 use tokio::sync::{Semaphore, watch};
@@ -68,11 +69,11 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// Serves the sockets of a sandbox, whose process 1 is `init`. Must be called within a tokio runtime; does not block.
+    /// Serves the sockets of a sandbox, with whoever finds its processes. Must be called within a tokio runtime; does not block.
     ///
     /// # Errors
     /// When a descriptor is not the socket that it should be.
-    pub fn open(sockets: Sockets, init: Option<i32>, allowed: Allowed, sink: Sink) -> io::Result<Exit> {
+    pub fn open(sockets: Sockets, onlooker: Option<Onlooker>, allowed: Allowed, sink: Sink) -> io::Result<Exit> {
         let (closing, closed) = watch::channel(false);
         let ledger = Arc::new(Ledger::new(sink));
         let most = usize::try_from(allowed.most_connections.unwrap_or(MOST_CONNECTIONS)).unwrap_or(usize::MAX);
@@ -84,7 +85,7 @@ impl Exit {
             asked: Arc::default(),
             pins: Arc::default(),
             ledger: Arc::clone(&ledger),
-            finder: Finder::new(init),
+            finder: Finder::new(onlooker),
         };
         let slots = Arc::new(Semaphore::new(most));
         let mut serving = Vec::new();

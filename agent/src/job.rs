@@ -256,12 +256,7 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
         // Programs before and after the job's own steps are steps too, numbered behind them.
         let mut next = spec.steps.iter().map(|step| step.index.0 + 1).max().unwrap_or(0);
         for step in &spec.steps {
-            if *attempt.orders.borrow() == Stop::Run
-                && let Some(ended) = step::pre(&mut attempt, step, StepIndex(next)).await
-            {
-                next += 1;
-                state.take(ended);
-            }
+            step::pre(&mut attempt, step, &mut next).await.into_iter().for_each(|ended| state.take(ended));
         }
         for step in &spec.steps {
             let order = *attempt.orders.borrow();

@@ -20,6 +20,9 @@ use crate::view::{self, System};
 /// Where the operator's own certificate authorities appear when the system view does not show their file.
 const CERTIFICATES: &str = "/etc/ssl/caisson-authorities.pem";
 
+/// Variables by which programs find certificate authorities.
+const AUTHORITIES: [&str; 4] = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
+
 /// Everything about a step's sandbox that does not come from its grant.
 #[derive(Debug)]
 pub struct Request {
@@ -88,7 +91,12 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
     spec.args = request.args;
     spec.env = request.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     for (name, value) in &passage.env {
+        let own = AUTHORITIES.contains(&name.as_str());
         let name = OsString::from(name);
+        // Whom a step trusts is its own affair.
+        if own && spec.env.iter().any(|(present, value)| *present == name && !value.is_empty()) {
+            continue;
+        }
         // There is no other way out: a proxy that the workflow names could not be reached.
         spec.env.retain(|(present, _)| *present != name);
         spec.env.push((name, value.into()));
@@ -145,7 +153,7 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
     let destinations = egress.allow.clone();
     let doors = packages::ecosystems(egress, &host.gateway);
     let services = packages::services(&doors, egress, &host.gateway);
-    if egress.presets.contains(&Preset::DebianPackages) {
+    if egress.presets.contains(&Preset::DebianPackages) && !doors.contains(&Ecosystem::Debian) {
         // What no gateway fronts is reached by itself: the archives sign what they hold.
         let fronted = |(host, port): &(String, u16)| services.iter().any(|service| service.host == *host && service.port == *port);
         let archives = apt::archives().into_iter().filter(|archive| !fronted(archive));
@@ -196,10 +204,10 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
         // Older pips take no proxy from the environment. It would be asked for the gateway too, which is reached directly.
         env.push(("PIP_PROXY".to_owned(), url));
     }
-    // The step's own servers on its own loopback are reached directly, unless policy means the host's.
+    // The step's own servers on its own loopback are reached directly, and so are those ports of the host's that policy names: the
+    // kernel leads these on.
     let mut direct: Vec<String> = ["localhost", "127.0.0.1", "::1"]
         .into_iter()
-        .filter(|name| destinations.iter().chain(&preset_destinations).all(|destination| destination.host != *name))
         .filter(|name| services.iter().all(|service| service.host != *name))
         .map(str::to_owned)
         .collect();
@@ -210,9 +218,10 @@ pub fn passage(egress: &Egress, host: &HostRules, watch: Watch) -> Passage {
         env.push((name.to_owned(), direct.join(",")));
     }
     if let Some(path) = &shown {
-        for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"] {
-            env.push((name.to_owned(), path.clone()));
-        }
+        env.extend(AUTHORITIES.map(|name| (name.to_owned(), path.clone())));
+        // By a file and not by its variable, which would count more than what a repository or a command line says.
+        let content = format!("[http]\n\tsslCAInfo = {path}\n");
+        mounts.push(Mount::File { target: "/etc/gitconfig".into(), content: content.into(), mode: 0o644 });
     }
     env.extend(inside::variables(&doors, host));
     let listeners = doors.iter().map(|ecosystem| packages::address(*ecosystem));
@@ -262,6 +271,6 @@ mod tests {
         assert!(opened.services.iter().any(|service| service.host == "pypi.org" && service.port == 443));
         let local = Egress { allow: vec!["127.0.0.1:3141".parse().unwrap()], ..Egress::default() };
         let direct = passage(&local, &host(), Watch::Silent).env.into_iter().find(|(name, _)| name == "NO_PROXY").unwrap().1;
-        assert_eq!(direct, "localhost,::1");
+        assert_eq!(direct, "localhost,127.0.0.1,::1");
     }
 }

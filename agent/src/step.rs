@@ -14,6 +14,7 @@ use crate::program::Halt;
 mod course;
 mod exit;
 mod growing;
+mod handover;
 mod inputs;
 mod keep;
 mod launch;
@@ -21,6 +22,7 @@ mod node;
 mod perform;
 mod post;
 mod settle;
+mod toolkit;
 
 pub use node::pre;
 use perform::body;

@@ -4,6 +4,7 @@ use caisson_gateway::door::{Door, DoorError};
 use caisson_gateway::gateway::Gateway;
 use caisson_model::outcome::EgressEntry;
 use caisson_model::policy::Egress;
+use caisson_sandbox::onlooker::Onlooker;
 use caisson_sandbox::sockets::Sockets;
 
 use crate::egress::Exit;
@@ -31,14 +32,14 @@ pub struct Way {
 }
 
 impl Way {
-    /// Serves the sockets of a sandbox that was built with this passage, and whose process 1 is `init`. Must be called within a tokio
+    /// Serves the sockets of a sandbox that was built with this passage, and whose processes `onlooker` finds. Must be called within a tokio
     /// runtime.
     ///
     /// # Errors
     /// [`WayError`].
     pub fn open(
         mut sockets: Sockets,
-        init: i32,
+        onlooker: Onlooker,
         passage: Passage,
         egress: &Egress,
         gateway: &Gateway,
@@ -57,7 +58,7 @@ impl Way {
         // The exit's own, those of the doors, and the exit's for IPv6.
         let doors = 1..(1 + passage.doors.len()).min(sockets.listeners.len());
         let of_doors = sockets.listeners.drain(doors).collect();
-        let exit = Exit::open(sockets, Some(init), allowed, sink)?;
+        let exit = Exit::open(sockets, Some(onlooker), allowed, sink)?;
         let doors = packages::open(gateway, &passage.doors, of_doors, egress, &exit.scribe())?;
         Ok(Way { exit, doors })
     }

@@ -15,6 +15,7 @@ use crate::command_files::MAX_FILE;
 use crate::contexts::{STEP_FILES, TOOL_CACHE};
 use crate::host::HostRules;
 use crate::id_claim::IdClaim;
+use crate::packages::inside;
 use crate::program::Program;
 use crate::view::{self, System};
 
@@ -168,8 +169,8 @@ impl Workspace {
     }
 
     /// What fills the job's own system directories, if it has any.
-    pub fn fill(&self) -> Option<Program> {
-        matches!(self.system(), System::Overlay(_)).then(|| apt::fill(&self.area()))
+    pub fn fill(&self, host: &HostRules) -> Option<Program> {
+        matches!(self.system(), System::Overlay(_)).then(|| apt::fill(&self.area(), inside::debian_files(host)))
     }
 
     fn area(&self) -> PathBuf {

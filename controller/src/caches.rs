@@ -1,7 +1,7 @@
 //! The caches of repositories: keys and digests, a record each; the content is a blob. An entry is never changed. What a run
 //! may read and write follows from its trust: a tier reads its own entries and those of more trusted ones, and writes its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -121,14 +121,17 @@ impl Caches {
     /// The oldest entries of a repository go while all together are too many bytes.
     fn make_room(&self, base: &str) -> io::Result<()> {
         let mut entries: Vec<(String, CacheEntry)> = records::values(self.records.as_ref(), base)?;
-        entries.sort_by_key(|(_, entry)| entry.at);
-        let mut total: u64 = entries.iter().map(|(_, entry)| entry.bytes).sum();
+        entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.at));
+        // Content that several entries have counts once.
+        let (mut total, mut counted) = (0_u64, BTreeSet::new());
         for (key, entry) in entries {
+            if counted.insert(entry.digest) {
+                total = total.saturating_add(entry.bytes);
+            }
             if total <= self.most {
-                break;
+                continue;
             }
             self.records.remove(&key)?;
-            total -= entry.bytes;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not.
 
 mod apt;
+mod clones;
 mod debian;
 pub mod group;
 pub mod install;
@@ -16,6 +17,7 @@ pub mod permissions;
 pub mod retry;
 pub mod rules;
 mod shell;
+pub mod text;
 pub mod trust;
 
 use std::collections::BTreeSet;
@@ -36,8 +38,7 @@ use crate::policy::rules::{StepRule, StepSubject};
 /// Actions that need the package index themselves: a Python without pip gets it from there.
 const INSTALLING_ACTIONS: [&str; 2] = ["actions/setup-python", "astral-sh/setup-uv"];
 
-/// The action that clones a run's repository, if the operator named it.
-const CLONING_ACTION: &str = "actions/checkout";
+/// Why the step that clones a run's repository reaches it, if the operator named it.
 const CLONES: &str = "the run's own repository";
 
 /// Writes every step's grant, or refuses the plan. `known` are the names of the secrets that can be opened.
@@ -58,7 +59,8 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     let (strangers, nothing) = (rules.for_strangers(), BTreeSet::new());
     let (rules, known) = if foreign { (&strangers, &nothing) } else { (rules, known) };
     let clone = rules.clone_of(&plan.contexts.github);
-    let mut admission = Admission { rules, known, clone, told: BTreeSet::new(), findings: Vec::new() };
+    let own = plan.contexts.github["repository"].as_str().unwrap_or_default().to_owned();
+    let mut admission = Admission { rules, known, clone, own, told: BTreeSet::new(), findings: Vec::new() };
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
     plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
@@ -82,6 +84,8 @@ struct Admission<'r> {
     rules: &'r Rules,
     known: &'r BTreeSet<String>,
     clone: Option<(Destination, Vec<AddressRange>)>,
+    /// The run's repository.
+    own: String,
     told: BTreeSet<String>,
     findings: Vec<Diagnostic>,
 }
@@ -198,11 +202,16 @@ impl Admission<'_> {
         let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, construct)).collect();
         let mut egress = self.egress(&rule, default, default_reason);
         if let (Some((to, ranges)), Action::Uses { action, .. }) = (&self.clone, &step.action)
-            && action == CLONING_ACTION
+            && action == clones::CLONING_ACTION
         {
             egress.allow.push(to.clone());
             egress.ranges.extend(ranges);
             egress.reason = if egress.reason.is_empty() { CLONES.to_owned() } else { format!("{}, {CLONES}", egress.reason) };
+        }
+        if let Some((repository, at)) = clones::elsewhere(step, &self.own)
+            && let Some((message, help)) = clones::unreachable(&repository, &at, &egress, self.rules.origin())
+        {
+            self.findings.push(finding(Severity::Error, &step.location, construct, message, &help));
         }
         Grant {
             egress,

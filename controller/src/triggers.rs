@@ -4,6 +4,7 @@
 //! the forge at the commit, their source is cloned by the agent inside the sandbox of the checkout step. How far a run is trusted
 //! follows from the event: code of a fork gets no secret and reaches the package index only.
 
+pub mod changes;
 pub mod course;
 pub mod cron;
 pub mod delivery;

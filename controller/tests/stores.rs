@@ -46,6 +46,7 @@ fn view(run: u64) -> RunView {
         started: None,
         finished: None,
         rerun_of: None,
+        ledger: None,
     }
 }
 

@@ -213,6 +213,25 @@ pub(crate) struct Show {
     pub(crate) reach: Reach,
 }
 
+/// Show everything that a run's steps tried to reach, and whether that record is whole.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each entry is chained to the one before it by a SHA-256 digest, and the newest digest stands in the run's record. The chain is built
+anew from the history that the controller keeps; exit code 1 when it does not end where the record says, or where --head says.")]
+pub(crate) struct Ledger {
+    /// The run's number
+    #[arg(value_name = "RUN")]
+    pub(crate) run: u64,
+    /// What the chain must end with: the head that was written down elsewhere, as `sha256:...`
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) head: Option<caisson_model::id::Digest>,
+    /// One JSON object per entry, and last one of type `ledger`
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
 /// Print the logs of a run, a job or a step.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -8,6 +8,7 @@ use caisson_proto::client::{Client, Credentials};
 use caisson_proto::tls::Tls;
 use caisson_sandbox::launcher::Launcher;
 
+use crate::cli::Indexes;
 use crate::cli::fleet::{self, AgentAction};
 use crate::commands::join::{self, JoinError};
 use crate::commands::{runtime, surroundings};
@@ -89,13 +90,15 @@ pub(crate) fn run(arguments: fleet::Agent) -> Result<Exit, Failure> {
     };
     let joined = place.identity.as_ref().map(|(_, identity)| identity.agent.clone());
     let name = joined.or(arguments.name.clone()).unwrap_or_else(join::host);
+    let mut host = machine::rules_for_jobs(&config, &environment, &config.state_dir.value);
+    machine::indexes(&mut host, &config, &Indexes::default())?;
     let setup = AgentSetup {
         // Two agents of one host have two names and two directories.
         state_dir: join::agents(&config.state_dir.value).join(name.replace('/', "_")),
         name,
         slots: config.slots(),
         labels: arguments.labels.clone(),
-        host: machine::rules_for_jobs(&config, &environment, &config.state_dir.value),
+        host,
     };
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;

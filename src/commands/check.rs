@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &cli::Check) -> Result<Exit, Failure> {
     let checkout = selection::checkout(&arguments.directory)?;
     let policy = policy_file::choose(arguments.policy.as_deref(), Some(&checkout), &config.places)?;
     policy.warning.iter().for_each(|warning| report::warn(warning));
-    let (limits, files, mirror) = (policy.rules.workflow_limits(), selection::library(&checkout), mirror::read(&config)?);
+    let (limits, files, mirror) = (policy.rules.checking_limits(), selection::library(&checkout), mirror::read(&config)?);
     let library = References { files: &files, mirror: &mirror, rules: &policy.rules };
     let checked: Vec<Checked> = selection::files(&checkout, &arguments.workflows)?
         .into_iter()

@@ -14,7 +14,7 @@ use caisson_agent::view::{self, System};
 use caisson_agent::way::{Way, WayError};
 use caisson_gateway::gateway::Gateway;
 use caisson_model::outcome::{self, Bytes, EgressEntry, Fault, Verdict};
-use caisson_model::policy::{self, Grant, Identity, Preset};
+use caisson_model::policy::{Egress, Grant, Identity, Preset};
 use caisson_sandbox::error::{LaunchError, Stage, StartError, WaitError};
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Running, Stdio};
@@ -31,6 +31,7 @@ use crate::commands::surroundings;
 use crate::config::{Config, Environment, Flags};
 use crate::given::{self, Case};
 use crate::machine;
+use crate::opening::Opening;
 use crate::report::{self, Exit, Explained, Failure};
 
 mod meter;
@@ -128,7 +129,7 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     let config = Config::settle(&environment, root, flags)?;
     let secrets = given::take(&arguments.given.secrets, &environment, Case::Kept)?;
     let mut host = machine::rules(&config, &environment);
-    machine::indexes(&mut host, &arguments.indexes)?;
+    machine::indexes(&mut host, &config, &arguments.indexes)?;
     let mounts = mounts(&arguments)?;
     // Nothing stays built ahead: there is one command.
     let launcher = Launcher::start(&Options { warm: 0, ..Options::default() }).map_err(ExecError::Start)?;
@@ -144,7 +145,7 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
         Ok(running) => running,
         Err(error) => return not_run(&arguments, error),
     };
-    let (ended, ledger) = if grant.egress.is_closed() {
+    let (ended, ledger) = if grant.egress.is_closed() && arguments.report.is_none() {
         (signals.wait(&running, meter)?, Vec::new())
     } else {
         through_exit(&mut running, &signals, meter, passage, &grant, &host.gateway)?
@@ -204,7 +205,8 @@ fn describe(
         profile: Profile::Default,
         secrets: secrets.iter().map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) }).collect(),
         timeout: None,
-        watch: Watch::Silent,
+        // Who wants no report does not wait for what could be in it.
+        watch: if arguments.report.is_some() { Watch::Told } else { Watch::Silent },
     };
     let (mut spec, passage) = lower::spec(&grant, host, request);
     spec.limits.wall_clock = arguments.timeout;
@@ -215,23 +217,26 @@ fn describe(
     (spec, passage, grant)
 }
 
-/// What `--allow` and `--packages` open. The name of a preset stands for it.
-fn egress(arguments: &cli::Exec) -> policy::Egress {
-    let preset = |destination: &policy::Destination| match (destination.host.as_str(), destination.port) {
-        ("python-packages", None) => Some(Preset::PythonPackages),
-        ("node-packages", None) => Some(Preset::NodePackages),
-        ("debian-packages", None) => Some(Preset::DebianPackages),
-        _ => None,
-    };
-    let mut presets: Vec<Preset> = arguments.allow.iter().filter_map(preset).collect();
-    if arguments.packages {
-        presets.extend([Preset::PythonPackages, Preset::NodePackages, Preset::DebianPackages]);
+/// What the words of the command line open.
+fn egress(arguments: &cli::Exec) -> Egress {
+    let mut egress = Egress { ranges: arguments.ranges.clone(), ..Egress::default() };
+    for opening in &arguments.allow {
+        match opening {
+            Opening::Host(destination) => egress.allow.push(destination.clone()),
+            Opening::Group(group) => {
+                egress.allow.extend(group.destinations().iter().cloned());
+                egress.presets.extend(group.packages());
+            }
+        }
     }
-    presets.sort();
-    presets.dedup();
-    let allow: Vec<_> = arguments.allow.iter().filter(|destination| preset(destination).is_none()).cloned().collect();
-    let reason = if arguments.packages && allow.is_empty() { "--packages" } else { "--allow" };
-    policy::Egress { allow, presets, reason: reason.to_owned(), ..policy::Egress::default() }
+    if arguments.packages {
+        egress.presets.extend([Preset::PythonPackages, Preset::NodePackages, Preset::DebianPackages]);
+    }
+    egress.presets.sort();
+    egress.presets.dedup();
+    let reason = if arguments.packages && egress.allow.is_empty() { "--packages" } else { "--allow" };
+    egress.reason = reason.to_owned();
+    egress
 }
 
 /// The current directory and what was asked for beside it, outer directories before inner ones.
@@ -361,8 +366,8 @@ fn through_exit(
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(host("start the network's threads"))?;
     let sockets = running.take_sockets();
-    let init = running.init();
-    let way = runtime.block_on(async { Way::open(sockets, init, passage, &grant.egress, gateway, Arc::new(|_| {})) })?;
+    let onlooker = running.onlooker();
+    let way = runtime.block_on(async { Way::open(sockets, onlooker, passage, &grant.egress, gateway, Arc::new(|_| {})) })?;
     let ended = signals.wait(running, meter);
     let ledger = runtime.block_on(way.close());
     Ok((ended?, ledger))
@@ -445,7 +450,7 @@ fn tell(ended: &Ended, ledger: &[EgressEntry]) {
         report::note(&text);
     }
     for entry in ledger.iter().filter(|entry| entry.verdict == Verdict::Refused) {
-        report::note(&format!("refused: {}:{}: {}", entry.host, entry.port, entry.rule));
+        report::note(&format!("refused: {}: {}", entry.target(), entry.rule));
     }
     // What a package manager says of it is rarely more than that there is no such version.
     let mut missed: Vec<&str> = ledger

@@ -59,6 +59,10 @@ pub(crate) fn run(arguments: cli::Run) -> Result<Exit, Failure> {
     // The launcher first: it can only be started while this process has one thread, and asking git takes some.
     let launcher = sandboxing::launcher(WARM)?;
     let prepared = prepare(arguments, &config, &environment, launcher)?;
+    if prepared.submissions.is_empty() {
+        report::note("nothing runs: the filters of `on:` keep every workflow back");
+        return Ok(Exit::PASSED);
+    }
     sandboxing::give_up_privileges()?;
     let runtime = runtime()?;
     let result = runtime.block_on(carry_out(prepared));
@@ -91,7 +95,7 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
     snapshot.notes.iter().for_each(|note| report::note(note));
     let mut host = machine::rules_for_jobs(config, environment, &state.agent);
-    machine::indexes(&mut host, &arguments.indexes)?;
+    machine::indexes(&mut host, config, &arguments.indexes)?;
     let setup = AgentSetup { name: "local".to_owned(), slots: config.slots(), labels: Vec::new(), state_dir: state.agent.clone(), host };
     let submissions = chosen.submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
     let mirror = mirror::folder(config);

@@ -6,6 +6,7 @@ use caisson_model::time::Timestamp;
 use caisson_proto::api::{ClientApi, RunDetail};
 use serde_json::Value;
 
+use crate::chain;
 use crate::cli::fleet;
 use crate::commands::{runs, runtime};
 use crate::embedded::CallError;
@@ -20,13 +21,17 @@ use crate::view::news::News;
 pub(crate) fn run(arguments: fleet::Show) -> Result<Exit, Failure> {
     let way = Way::settle(&arguments.reach)?;
     let run = RunId(arguments.run);
-    let detail = runtime()?.block_on(async {
+    let (detail, chain) = runtime()?.block_on(async {
         let client = way.connect().await?;
-        client.run(run).await.map_err(|source| CallError { act: format!("show run {run}"), source })
+        let detail = client.run(run).await.map_err(|source| CallError { act: format!("show run {run}"), source })?;
+        let chain = chain::read(&client, &detail).await?;
+        Ok::<_, CallError>((detail, chain))
     })?;
     let board = board_of(&detail);
     if arguments.json {
-        return Ok(report::print(&format!("{}\n", object(&board, &detail))));
+        let mut object = object(&board, &detail);
+        object["ledger"] = chain.object(None);
+        return Ok(report::print(&format!("{object}\n")));
     }
     let mut text =
         format!("run {run}  {}  ({}, {})  {}\n\n", detail.run.workflow, detail.run.file, detail.run.event, runs::state(&detail.run));
@@ -43,6 +48,7 @@ pub(crate) fn run(arguments: fleet::Show) -> Result<Exit, Failure> {
         }
     }
     text.push_str(&table::render(&["job", "name", "state", "agent", "cause"], &rows));
+    text.push_str(&format!("\n{}\n", chain.verdict(None)));
     Ok(report::print(&text))
 }
 

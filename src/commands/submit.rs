@@ -24,6 +24,10 @@ pub(crate) fn run(arguments: cli::Submit) -> Result<Exit, Failure> {
     let way = Way::settle(&arguments.reach)?;
     let chosen = selection::choose(&arguments.selection, &environment)?;
     chosen.notes.iter().for_each(|note| report::note(note));
+    if chosen.submissions.is_empty() {
+        report::note("nothing runs: the filters of `on:` keep every workflow back");
+        return Ok(Exit::PASSED);
+    }
     let state = State::of_checkout(&places.state.join("submit"), &chosen.checkout)?;
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
     snapshot.notes.iter().for_each(|note| report::note(note));

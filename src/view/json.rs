@@ -80,19 +80,7 @@ impl<W: Write> Json<W> {
 
     /// An attempt: once when it is over, and before that when it stands.
     fn egress(&mut self, board: &Board, attempt: AttemptId, step: StepIndex, entry: &EgressEntry) -> io::Result<()> {
-        let mut value = place(board, "egress", attempt, step);
-        value["at"] = time(Some(entry.at));
-        value["kind"] = json!(entry.kind);
-        value["phase"] = json!(entry.phase);
-        value["host"] = entry.host.clone().into();
-        value["port"] = entry.port.into();
-        value["verdict"] = json!(entry.verdict);
-        value["rule"] = entry.rule.clone().into();
-        value["address"] = json!(entry.address);
-        value["sent"] = entry.sent.into();
-        value["received"] = entry.received.into();
-        value["process"] = json!(entry.lineage);
-        value["package"] = json!(entry.package);
+        let value = egress_object(board, attempt, step, entry);
         if entry.phase == EgressPhase::Ended {
             *self.reached.entry((attempt, step)).or_default() += 1;
         }
@@ -210,10 +198,29 @@ pub(crate) fn run_object(view: &RunView, exit: Option<u8>) -> Value {
         "submitted": time(Some(view.submitted)),
         "started": time(view.started),
         "finished": time(view.finished),
+        "ledger": view.ledger,
     });
     if let Some(exit) = exit {
         value["exit_code"] = exit.into();
     }
+    value
+}
+
+/// An attempt of a step to reach something.
+pub(crate) fn egress_object(board: &Board, attempt: AttemptId, step: StepIndex, entry: &EgressEntry) -> Value {
+    let mut value = place(board, "egress", attempt, step);
+    value["at"] = time(Some(entry.at));
+    value["kind"] = json!(entry.kind);
+    value["phase"] = json!(entry.phase);
+    value["host"] = entry.host.clone().into();
+    value["port"] = entry.port.into();
+    value["verdict"] = json!(entry.verdict);
+    value["rule"] = entry.rule.clone().into();
+    value["address"] = json!(entry.address);
+    value["sent"] = entry.sent.into();
+    value["received"] = entry.received.into();
+    value["process"] = json!(entry.lineage);
+    value["package"] = json!(entry.package);
     value
 }
 

@@ -9,7 +9,7 @@ use caisson_model::run::{JobState, JobView, RunEvent, StepState, StepView};
 use caisson_model::time::Timestamp;
 use console::{Color, Style};
 
-use crate::learn::step_rule;
+use crate::learn::remedy;
 use crate::quantity;
 use crate::view::board::{Board, JobEntry};
 use crate::view::news::News;
@@ -136,13 +136,9 @@ impl<W: Write> Lines<W> {
             let what = format!("step `{}` tried to reach {target}, refused", text::clean(&view.name, false));
             writeln!(self.out, "{prefix}: {}: {}", self.style().yellow().apply_to(what), text::clean(rule, false))?;
         }
-        let wanted: Vec<&str> = refusals
-            .iter()
-            .filter(|(_, rule)| rule.starts_with("no rule") || rule.starts_with("port "))
-            .map(|(target, _)| target.as_str())
-            .collect();
-        if !wanted.is_empty() && !result.outcome.passed() {
-            let lines = step_rule(&job.view.key.0, view, &wanted);
+        if !result.outcome.passed()
+            && let Some(lines) = remedy(&job.view.key.0, view)
+        {
             writeln!(self.out, "{prefix}: to allow it, add to the policy, such as {}:", crate::policy_file::IN_CHECKOUT)?;
             for line in lines.lines() {
                 writeln!(self.out, "{prefix}:     {}", text::clean(line, false))?;

@@ -37,6 +37,7 @@ fn run(state: RunState, outcome: Option<Outcome>) -> News {
         started: Some(Timestamp(500)),
         finished,
         rerun_of: None,
+        ledger: None,
     }))
 }
 

@@ -36,6 +36,14 @@ pub(crate) fn is_npm(text: &str) -> bool {
         }
 }
 
+/// Whether this can be the number of an npm version, or a tag.
+pub(crate) fn is_npm_version(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
+}
+
 /// Whether this can be the name of a file in an index: one path segment of ordinary characters.
 pub(crate) fn is_file(text: &str) -> bool {
     !text.is_empty()

@@ -32,6 +32,8 @@ const REMEMBERED: usize = 2048;
 pub(crate) enum Ask {
     /// A packument.
     Packument { package: String },
+    /// One version of it, by its number or a tag.
+    Version { package: String, version: String },
     /// A tarball.
     Tarball { package: String, file: String },
     /// The registry is asked whether it is there.
@@ -77,6 +79,12 @@ impl Npm {
             [scope, name, "-", again, file] if scope.starts_with('@') && again == scope => tarball(scoped(scope, name)?, file),
             [package, "-", file] => tarball(named((*package).to_owned())?, file),
             [scope, name] if scope.starts_with('@') => Ok(Ask::Packument { package: scoped(scope, name)? }),
+            [scope, name, version] if scope.starts_with('@') && name::is_npm_version(version) => {
+                Ok(Ask::Version { package: scoped(scope, name)?, version: (*version).to_owned() })
+            }
+            [package, version] if name::is_npm_version(version) => {
+                Ok(Ask::Version { package: named((*package).to_owned())?, version: (*version).to_owned() })
+            }
             [package] => Ok(Ask::Packument { package: named((*package).to_owned())? }),
             _ => Err(none()),
         }
@@ -96,7 +104,7 @@ impl Npm {
     /// What a request is about.
     pub(crate) fn subject(&self, ask: &Ask) -> Subject {
         let (package, file) = match ask {
-            Ask::Packument { package } => (package.clone(), String::new()),
+            Ask::Packument { package } | Ask::Version { package, .. } => (package.clone(), String::new()),
             Ask::Tarball { package, file } => (package.clone(), file.clone()),
             Ask::Ping => (String::new(), String::new()),
         };
@@ -134,6 +142,16 @@ impl Npm {
                 };
                 let content_type = if short { ABBREVIATED } else { "application/json" };
                 Ok(Answer::Document { content_type, tag, bytes })
+            }
+            Ask::Version { package, version } => {
+                let (mut found, digest) = self.packument(&package, terms, false, Freshness::Current).await?;
+                if let Tarballs::Gateway(at) = tarballs {
+                    found.lead_to(&format!("http://{at}"), &package);
+                }
+                let absent = || Unserved::absent(format!("package '{package}' has no version '{version}'"));
+                let bytes = found.version(&version).ok_or_else(absent)?;
+                let tag = Sha256Digest::of(format!("{digest} {version} {tarballs:?} {:?}", terms.before).as_bytes()).to_string();
+                Ok(Answer::Document { content_type: "application/json", tag, bytes })
             }
             Ask::Tarball { package, file } => {
                 let mut found = None;

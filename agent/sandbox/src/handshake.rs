@@ -34,6 +34,8 @@ pub(crate) enum Request {
     CreateArea { path: PathBuf, directories: Vec<AreaDirectory>, ids: Option<IdRange> },
     /// Descriptors: answer socket.
     RemoveArea { path: PathBuf },
+    /// Fork a process that finds processes of this running sandbox. Descriptors: the socket on which it is asked.
+    Look { init: i32 },
 }
 
 /// Launcher to caller, over the socket of that request.

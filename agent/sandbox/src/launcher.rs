@@ -12,6 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use crate::error::{AreaError, Failure, LaunchError, SignalError, Stage, StartError, WaitError};
 use crate::handshake::{self, Answer, Control, ReceiveError, Request};
 use crate::host::{Mode, Standing};
+use crate::onlooker::Onlooker;
 use crate::outcome::Outcome;
 use crate::sockets::Sockets;
 use crate::spec::{AreaDirectory, IdRange, Spec};
@@ -88,7 +89,7 @@ impl Launcher {
         match handshake::receive::<Answer>(socket.as_fd()) {
             Ok((Answer::Started { init, sockets }, descriptors)) => {
                 let sockets = Sockets::of(&sockets, descriptors);
-                Ok(Running { socket, init, sockets, ended: Mutex::new(None), _launcher: Arc::clone(&self.inner) })
+                Ok(Running { socket, init, sockets, ended: Mutex::new(None), launcher: Arc::clone(&self.inner) })
             }
             Ok((Answer::NotLaunched(error), _)) => Err(error),
             Ok(_) | Err(ReceiveError::Malformed) => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
@@ -166,7 +167,7 @@ pub struct Running {
     init: i32,
     sockets: Sockets,
     ended: Mutex<Option<Outcome>>,
-    _launcher: Arc<Inner>,
+    launcher: Arc<Inner>,
 }
 
 impl Running {
@@ -179,6 +180,13 @@ impl Running {
     /// the step has ended.
     pub fn init(&self) -> i32 {
         self.init
+    }
+
+    /// Finds the processes behind connections of this sandbox, while it runs. Cheap to make: nothing is started before the first
+    /// question.
+    pub fn onlooker(&self) -> Onlooker {
+        let (launcher, init) = (Launcher { inner: Arc::clone(&self.launcher) }, self.init);
+        Onlooker::new(Box::new(move || launcher.ask(&Request::Look { init }, &[]).ok()))
     }
 
     /// Sends a signal to every process of the step's own process group: what it started is in it unless it chose otherwise.

@@ -21,6 +21,8 @@ pub mod command;
 pub mod error;
 pub mod host;
 pub mod launcher;
+pub mod lineage;
+pub mod onlooker;
 pub mod outcome;
 pub mod privileges;
 pub mod protection;

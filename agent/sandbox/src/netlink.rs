@@ -136,6 +136,20 @@ pub(crate) fn open(protocol: SockProtocol) -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
 }
 
+/// What follows the header of the one answer to a batch of one request, over a socket of its own.
+pub(crate) fn answer(protocol: SockProtocol, batch: Batch) -> Result<Vec<u8>, Errno> {
+    let socket = open(protocol)?;
+    send(socket.as_raw_fd(), &batch.bytes, MsgFlags::empty())?;
+    let mut buffer = vec![0; 4096];
+    // The kernel has answered when send returns.
+    let read = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+    match split(&buffer[..read]) {
+        Some((ERROR, body, _)) => Err(number(body).map_or(Errno::EBADMSG, |code| Errno::from_raw(-code))),
+        Some((_, body, _)) => Ok(body.to_vec()),
+        None => Err(Errno::EBADMSG),
+    }
+}
+
 /// Sends one batch over a socket of its own.
 pub(crate) fn ask(protocol: SockProtocol, batch: Batch) -> Result<(), Errno> {
     batch.send(&open(protocol)?)

@@ -49,7 +49,7 @@ impl Home {
     }
 
     /// Does something in a namespace and returns.
-    fn within<T>(&self, namespace: &OwnedFd, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(crate) fn within<T>(&self, namespace: &OwnedFd, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         let failed = |errno| Failure::new(Stage::Network, "network namespace", errno);
         setns(namespace, CloneFlags::CLONE_NEWNET).map_err(failed)?;
         let done = act();

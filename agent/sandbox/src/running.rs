@@ -79,7 +79,7 @@ pub(crate) struct Sandbox {
     refused: Option<Refused>,
     victims: Watcher,
     /// Init as it was reaped, while something is still to be found out.
-    dead: Option<sys::Reaped>,
+    pub dead: Option<sys::Reaped>,
     limits: Limits,
     enforced: Vec<Protection>,
     missing: Vec<Missing>,

@@ -19,6 +19,7 @@ use crate::handshake::{self, Answer, Greeting, Order, ReceiveError, Request};
 use crate::hierarchy::Controller;
 use crate::host::{Mode, Standing};
 use crate::netns::Home;
+use crate::onlooker;
 use crate::outcome::Cause;
 use crate::plan::{Instruction, Plan, Rlimit};
 use crate::protection::{Missing, Protection};
@@ -240,6 +241,13 @@ impl Server {
             Request::RemoveArea { path } => {
                 self.known.remove(&path);
                 self.help(&answer, || area::remove(&path));
+            }
+            Request::Look { init } => {
+                // Without one the asker sees the end of file, and goes without.
+                let found = self.running.iter().find(|sandbox| sandbox.slot.pid.as_raw() == init && sandbox.dead.is_none());
+                let looking =
+                    found.map(|sandbox| self.home.within(&sandbox.slot.network, || onlooker::fork(answer.as_fd(), sandbox.slot.pid)));
+                self.helpers.extend(looking.and_then(Result::ok));
             }
         }
     }

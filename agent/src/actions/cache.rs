@@ -94,10 +94,26 @@ async fn restore_step(inputs: &Inputs, saving: &Saving, bench: &mut impl Bench) 
     Ok(restored)
 }
 
-/// What tells entries of one key apart: the paths that they hold.
-fn version(paths: &[String]) -> String {
-    let digest = Sha256::digest(paths.join("|"));
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// What tells entries of one key apart: the paths that they hold. Made as clients of the language's toolkit make theirs, for each of
+/// the ways in which they pack, so that they find what is saved here, and what they save is found.
+fn versions(paths: &[String]) -> [String; 2] {
+    [("zstd-without-long", false), ("gzip", true)].map(|(packing, gzip)| {
+        let digest = Sha256::digest(format!("{}|{packing}|1.0", paths.join("|")));
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        cache::version_of_clients(&hex, gzip)
+    })
+}
+
+async fn find(keys: &[String], paths: &[String], bench: &mut impl Bench) -> Result<Option<CacheEntry>, Halt> {
+    let mut found = None;
+    for version in versions(paths) {
+        let other = bench.find_cache(CacheQuery { keys: keys.to_vec(), version }).await?;
+        found = match (found, other) {
+            (Some(one), Some(other)) => Some(cache::better(one, other, keys)),
+            (one, other) => one.or(other),
+        };
+    }
+    Ok(found)
 }
 
 /// Looks for an entry of the key or, failing that, of `others` in their order, and restores it unless it is only to be looked for.
@@ -110,7 +126,7 @@ pub async fn restore(saving: &Saving, others: &[String], look_only: bool, bench:
         return Err(Halt::invalid(format!("the inputs key and restore-keys are {} together, where {MOST_KEYS} are allowed", keys.len())));
     }
     let paths = read(saving, bench.workspace())?;
-    let found = bench.find_cache(CacheQuery { keys, version: version(&saving.paths) }).await?;
+    let found = find(&keys, &saving.paths, bench).await?;
     let Some(entry) = found else {
         bench
             .say(&format!("No cache entry of the key {}", [&saving.key].into_iter().chain(others).cloned().collect::<Vec<_>>().join(", ")))
@@ -257,9 +273,8 @@ pub async fn save_quietly(saving: &Saving, bench: &mut impl Bench) -> Result<(),
 
 async fn save(saving: &Saving, bench: &mut impl Bench) -> Result<(), Halt> {
     let paths = read(saving, bench.workspace())?;
-    let version = version(&saving.paths);
-    let query = CacheQuery { keys: vec![saving.key.clone()], version: version.clone() };
-    if bench.find_cache(query).await?.is_some_and(|entry| entry.key == saving.key) {
+    let keys = [saving.key.clone()];
+    if find(&keys, &saving.paths, bench).await?.is_some_and(|entry| entry.key == saving.key) {
         bench.say(&format!("There is a cache entry of the key {} already; it is never changed", saving.key)).await;
         return Ok(());
     }
@@ -303,7 +318,12 @@ async fn save(saving: &Saving, bench: &mut impl Bench) -> Result<(), Halt> {
     };
     // Kept from now on: the next job need not unpack what this one packed.
     let _tree = bench.finish_tree(seedling, blob).await?;
-    match bench.save_cache(&saving.key, &version, blob).await? {
+    let [zstd, gzip] = versions(&saving.paths);
+    let saved = bench.save_cache(&saving.key, &zstd, blob).await?;
+    if saved == Saved::Saved {
+        bench.save_cache(&saving.key, &gzip, blob).await?;
+    }
+    match saved {
         Saved::Saved => bench.say(&format!("Cache saved with the key {} ({})", saving.key, Bytes(blob.bytes))).await,
         Saved::AlreadyThere => bench.say(&format!("Another job saved the key {} meanwhile; its entry stays", saving.key)).await,
     }
@@ -313,6 +333,14 @@ async fn save(saving: &Saving, bench: &mut impl Bench) -> Result<(), Halt> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_those_of_the_toolkits_clients() {
+        // By `getCacheVersion` of npm @actions/cache 6.3.0.
+        let [zstd, gzip] = versions(&["~/.cache/pip".to_owned(), "node_modules".to_owned()]);
+        assert_eq!(zstd, "zstd:68555f35867b11ac278e3de8115166ce21d78625350370684a2a9338e433ecca");
+        assert_eq!(gzip, "gzip:7dd74d1839c69ce8afae46dc2810d5aa9f53a3339289fd0e6e157e60b3feab5f");
+    }
 
     #[test]
     fn what_lies_in_something_named_is_not_named_again() {

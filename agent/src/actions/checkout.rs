@@ -2,7 +2,7 @@
 //! sandbox, fed through a pipe: a hostile archive meets the sandbox.
 
 use crate::actions::bench::{Bench, Inputs, inside};
-use crate::actions::clone;
+use crate::actions::clone::{self, Other};
 use crate::program::{Halt, Input, Program, Sink};
 
 /// Unpacks the run's source tree.
@@ -15,6 +15,16 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
         return Err(Halt::invalid(format!("the input path '{path}' leaves the workspace")));
     };
     let keep = inputs.text("clean").is_some_and(|text| text.eq_ignore_ascii_case("false"));
+    if let Some(other) = inputs.text("repository").filter(|name| !name.eq_ignore_ascii_case(&bench.github("repository"))) {
+        let other = Other {
+            repository: other,
+            server: inputs.text("github-server-url").unwrap_or("https://github.com"),
+            reference: inputs.text("ref").unwrap_or("HEAD"),
+            depth: inputs.text("fetch-depth").unwrap_or("1"),
+            submodules: inputs.text("submodules").unwrap_or("false"),
+        };
+        return clone::other(&other, &directory, keep, bench).await;
+    }
     let url = bench.github("clone_url");
     if !bench.has_source() && !url.is_empty() {
         return clone::run(&url, &directory, keep, bench).await;

@@ -1,7 +1,7 @@
 //! Checking out a repository of a forge: git runs inside the sandbox of the step and reaches what the step's grant says.
 
 use crate::actions::bench::Bench;
-use crate::program::{Halt, Powers, Program};
+use crate::program::{Halt, Powers, Program, Sink};
 
 /// Fetches one commit, by its name or else by the reference that holds it, and makes the tree what it was then. No hook, no
 /// credential, no configuration of anybody, no protocol but these two.
@@ -39,14 +39,7 @@ pub async fn run(url: &str, directory: &str, keep: bool, bench: &mut impl Bench)
         &workspace,
     );
     program.powers = Powers::Network;
-    program.env = [
-        ("GIT_CONFIG_GLOBAL", "/dev/null"),
-        ("GIT_CONFIG_SYSTEM", "/dev/null"),
-        ("GIT_TERMINAL_PROMPT", "0"),
-        ("GIT_ASKPASS", "/bin/false"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec();
+    program.env = environment();
     match bench.run(program).await?.code {
         0 => {
             bench.output("commit", &commit);
@@ -54,5 +47,132 @@ pub async fn run(url: &str, directory: &str, keep: bool, bench: &mut impl Bench)
             Ok(())
         }
         code => Err(Halt::invalid(format!("{url} could not be cloned at {commit} (exit code {code}); git's words are above"))),
+    }
+}
+
+fn environment() -> Vec<(String, String)> {
+    [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0"), ("GIT_ASKPASS", "/bin/false")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+}
+
+/// A repository that is not the run's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Other<'i> {
+    /// `owner/name`.
+    pub repository: &'i str,
+    /// Where it lies.
+    pub server: &'i str,
+    /// A branch, a tag or a commit; `HEAD` for its default branch.
+    pub reference: &'i str,
+    /// How many commits come along; `0` for all of them.
+    pub depth: &'i str,
+    /// `true`, `recursive` or `false`.
+    pub submodules: &'i str,
+}
+
+impl Other<'_> {
+    /// Its address and the number of commits.
+    fn checked(&self) -> Result<(String, u32), String> {
+        let name = |part: &str| {
+            !part.is_empty() && !part.starts_with('.') && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        };
+        if !self.repository.split_once('/').is_some_and(|(owner, own)| name(owner) && name(own)) {
+            return Err(format!("the input repository '{}' is not OWNER/NAME", self.repository));
+        }
+        let server = self.server.trim_end_matches('/');
+        if !["https://", "http://"].iter().any(|scheme| server.starts_with(scheme))
+            || server.contains(|c: char| c.is_whitespace() || c == '@')
+        {
+            return Err(format!("the input github-server-url '{}' is no https or http address", self.server));
+        }
+        let reference = self.reference;
+        if reference.is_empty()
+            || reference.starts_with(['-', '+'])
+            || reference.contains(|c: char| c.is_whitespace() || c.is_control() || c == ':')
+        {
+            return Err(format!("the input ref '{reference}' names no revision"));
+        }
+        let depth = self.depth.parse().map_err(|_| format!("the input fetch-depth '{}' is no number", self.depth))?;
+        if !["true", "false", "recursive"].iter().any(|word| self.submodules.eq_ignore_ascii_case(word)) {
+            return Err(format!("the input submodules is '{}', where true, false or recursive is wanted", self.submodules));
+        }
+        Ok((format!("{server}/{}", self.repository), depth))
+    }
+}
+
+/// As [`SCRIPT`], at a branch, tag or commit of another repository.
+const OTHER: &str = r#"
+set -eu
+[ "$6" = keep ] || [ ! -d "$1" ] || find "$1" -mindepth 1 -delete
+mkdir -p -- "$1"
+cd -- "$1"
+git init --quiet --initial-branch=main .
+over() { git -c protocol.allow=never -c protocol.https.allow=always -c protocol.http.allow=always "$@"; }
+if [ "$4" = 0 ]; then over fetch --quiet --tags -- "$2" "$3"; else over fetch --quiet --no-tags --depth="$4" -- "$2" "$3"; fi
+git -c advice.detachedHead=false checkout --quiet --force --detach FETCH_HEAD
+git remote add origin "$2" 2>/dev/null || git remote set-url origin "$2"
+case $5 in
+  true) over submodule --quiet update --init ;;
+  recursive) over submodule --quiet update --init --recursive ;;
+esac
+"#;
+
+/// Clones another repository into `directory`.
+///
+/// # Errors
+/// An input that means nothing, no network, or git fails.
+pub async fn other(other: &Other<'_>, directory: &str, keep: bool, bench: &mut impl Bench) -> Result<(), Halt> {
+    let (url, depth) = other.checked().map_err(Halt::invalid)?;
+    if !bench.has_network() {
+        return Err(Halt::invalid(format!(
+            "the repository {url} cannot be cloned: the step has no network; a policy grants it with presets = [\"git:HOST\"] under [[step]]"
+        )));
+    }
+    bench.say(&format!("Cloning {url} at {} into {directory}", other.reference)).await;
+    let workspace = bench.workspace().to_owned();
+    let (depth, submodules) = (depth.to_string(), other.submodules.to_ascii_lowercase());
+    let args = ["-c", OTHER, "checkout", directory, &url, other.reference, &depth, &submodules, if keep { "keep" } else { "clean" }];
+    let mut program = Program::new("/bin/sh", &args, &workspace);
+    program.powers = Powers::Network;
+    program.env = environment();
+    match bench.run(program).await?.code {
+        0 => {}
+        code => {
+            return Err(Halt::invalid(format!(
+                "{url} could not be cloned at {} (exit code {code}); git's words are above",
+                other.reference
+            )));
+        }
+    }
+    let mut asked = Program::new("git", &["rev-parse", "HEAD"], directory);
+    asked.env = environment();
+    asked.sink = Sink::Capture(1 << 10);
+    let commit = bench.run(asked).await?;
+    bench.output("commit", String::from_utf8_lossy(&commit.output).trim());
+    bench.output("ref", other.reference);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_cloned_has_an_address_and_nothing_that_git_takes_for_a_flag() {
+        let good =
+            Other { repository: "acme/lib.py", server: "https://github.com/", reference: "v1.0", depth: "0", submodules: "Recursive" };
+        assert_eq!(good.checked(), Ok(("https://github.com/acme/lib.py".to_owned(), 0)));
+        for repository in ["acme", "acme/../x", "acme/lib/x", "-x/y z", "a/.git", ""] {
+            assert!(Other { repository, ..good }.checked().is_err(), "{repository}");
+        }
+        for server in ["file:///", "ssh://x", "https://user@x", "ext::sh -c x"] {
+            assert!(Other { server, ..good }.checked().is_err(), "{server}");
+        }
+        for reference in ["", "--upload-pack=x", "+main", "a b", "main:main", "a\nb"] {
+            assert!(Other { reference, ..good }.checked().is_err(), "{reference}");
+        }
+        assert!(Other { depth: "-1", ..good }.checked().is_err() && Other { submodules: "maybe", ..good }.checked().is_err());
     }
 }

@@ -33,6 +33,9 @@ const MAX_READS: usize = 512;
 /// How long a refusal waits for the process that asked to be found.
 const FINDING: Duration = Duration::from_millis(200);
 
+/// How long a connection that stands is held back for the same.
+const HURRY: Duration = Duration::from_millis(2);
+
 /// How long a connection must stand to be told of before it ends.
 const STANDING: Duration = Duration::from_millis(250);
 
@@ -67,6 +70,16 @@ struct Attempt {
 struct Lineage(Option<JoinHandle<Vec<Process>>>, Vec<Process>);
 
 impl Lineage {
+    /// Waits for it as long as a connection may be held back: a program that asks once and ends is gone after its answer.
+    async fn hurry(&mut self) {
+        if let Some(finding) = &mut self.0
+            && let Ok(found) = timeout(HURRY, finding).await
+        {
+            self.1 = found.unwrap_or_default();
+            self.0 = None;
+        }
+    }
+
     async fn found(&mut self) -> Vec<Process> {
         if let Some(finding) = &mut self.0 {
             self.1 = timeout(FINDING, finding).await.ok().and_then(Result::ok).unwrap_or_default();
@@ -98,9 +111,11 @@ enum Aim {
 impl Connection {
     /// Serves the connection until either side or the exit ends it. Records exactly one entry, but for a client that says nothing.
     pub(super) async fn serve(&self, client: TcpStream, peer: SocketAddr) {
+        let (aim, remote) = self.aim(&client);
         let finder = self.border.finder.clone();
-        let lineage = Lineage(Some(tokio::spawn(async move { finder.find(Table::Tcp, peer).await })), Vec::new());
-        match self.aim(&client) {
+        let finding = remote.map(|remote| tokio::spawn(async move { finder.find(Table::Tcp, peer, remote).await }));
+        let lineage = Lineage(finding, Vec::new());
+        match aim {
             Aim::Proxy => self.proxied(client, lineage).await,
             Aim::Name(host, port) => self.go(client, Voice::None, Request { host, port, kind: Kind::Connect }, Vec::new(), lineage).await,
             Aim::Literal(address) => {
@@ -110,23 +125,29 @@ impl Connection {
         }
     }
 
-    /// Where the client wanted to go, as the kernel remembers it.
-    fn aim(&self, client: &TcpStream) -> Aim {
-        let original = match client.local_addr() {
-            Ok(SocketAddr::V4(_)) => getsockopt(client, OriginalDst)
+    /// Where the client wanted to go, as the kernel remembers it; also as an address.
+    fn aim(&self, client: &TcpStream) -> (Aim, Option<SocketAddr>) {
+        let Ok(here) = client.local_addr() else { return (Aim::Proxy, None) };
+        let original = match here {
+            SocketAddr::V4(_) => getsockopt(client, OriginalDst)
                 .map(|address| SocketAddr::from((Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)), u16::from_be(address.sin_port)))),
-            Ok(SocketAddr::V6(_)) => getsockopt(client, Ip6tOriginalDst)
+            SocketAddr::V6(_) => getsockopt(client, Ip6tOriginalDst)
                 .map(|address| SocketAddr::from((Ipv6Addr::from(address.sin6_addr.s6_addr), u16::from_be(address.sin6_port)))),
-            Err(_) => return Aim::Proxy,
         };
-        match original {
-            Ok(address) if !address.ip().is_loopback() => match self.border.names.name(address.ip()) {
+        let aim = match original {
+            // Nothing was changed on its way.
+            Err(_) => Aim::Proxy,
+            Ok(address) if address == here => Aim::Proxy,
+            Ok(address) => match self.border.names.name(address.ip()) {
                 Some(name) => Aim::Name(name, address.port()),
+                // Loopback is the step's own but for what policy names, by one name or the other.
+                None if address.ip().is_loopback() && self.border.allowed.permit(&address.ip().to_string(), address.port()).is_err() => {
+                    Aim::Name("localhost".to_owned(), address.port())
+                }
                 None => Aim::Literal(address),
             },
-            // Nothing was changed on its way.
-            _ => Aim::Proxy,
-        }
+        };
+        (aim, Some(original.unwrap_or(here)))
     }
 
     async fn proxied(&self, mut client: TcpStream, lineage: Lineage) {
@@ -220,7 +241,7 @@ impl Connection {
     /// Refuses a connection beyond the limit, without reading from it.
     pub(super) fn turn_away(&self, client: TcpStream, most: usize) {
         let reason = format!("more than {most} connections at once");
-        let (host, port, voice) = match self.aim(&client) {
+        let (host, port, voice) = match self.aim(&client).0 {
             Aim::Proxy => ("?".to_owned(), 0, Voice::Http),
             Aim::Name(host, port) => (host, port, Voice::None),
             Aim::Literal(address) => (address.ip().to_string(), address.port(), Voice::None),
@@ -290,6 +311,7 @@ impl Connection {
         let mut closed = self.closed.clone();
         let Request { host, port, kind } = request;
         let address = Some(address.to_string());
+        attempt.lineage.hurry().await;
         let passing = async {
             let granted = match (&kind, voice) {
                 (Kind::Plain { .. }, _) | (_, Voice::None) => Ok(()),

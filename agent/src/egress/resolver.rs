@@ -14,6 +14,7 @@ use crate::clock;
 use crate::egress::border::Border;
 use crate::egress::connection::ended;
 use crate::egress::lineage::Table;
+use crate::egress::names::RESOLVER;
 use crate::egress::question::{self, Answer, Misread, Question};
 
 /// How long a client of the stream form may take for one question.
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many questions one stream may ask, and how many streams there may be.
 const MOST_QUESTIONS: usize = 256;
 const MOST_STREAMS: usize = 32;
-/// How long an answer waits for the process that asked to be found.
+/// How long the next question waits for the process to be found that asked one.
 const FINDING: Duration = Duration::from_millis(20);
 
 /// Answers datagrams until the exit closes.
@@ -33,13 +34,17 @@ pub(super) async fn datagrams(socket: UdpSocket, border: Border, mut closed: wat
             received = socket.recv_from(&mut bytes) => received,
         };
         let Ok((read, whom)) = received else { continue };
-        let answer = match question::read(&bytes[..read]) {
-            Ok(question) => question.answer(decide(&border, &question, Table::Udp, whom).await),
-            Err(Misread::Answered(answer)) => answer,
+        let (answer, entry) = match question::read(&bytes[..read]) {
+            Ok(question) => {
+                let (answer, entry) = decide(&border, &question);
+                (question.answer(answer), entry)
+            }
+            Err(Misread::Answered(answer)) => (answer, None),
             Err(Misread::Silent) => continue,
         };
         // A full queue of the asker's is its own doing; it asks again.
         let _sent = socket.try_send_to(&answer, whom).is_ok();
+        record(&border, entry, Table::Udp, whom).await;
     }
 }
 
@@ -69,22 +74,28 @@ async fn stream_of(mut stream: TcpStream, whom: SocketAddr, border: Border) {
             stream.read_exact(&mut bytes).await.map(|_| bytes)
         };
         let Ok(Ok(bytes)) = timeout(PATIENCE, reading).await else { return };
-        let answer = match question::read(&bytes) {
-            Ok(question) => question.answer(decide(&border, &question, Table::Tcp, whom).await),
-            Err(Misread::Answered(answer)) => answer,
+        let (answer, entry) = match question::read(&bytes) {
+            Ok(question) => {
+                let (answer, entry) = decide(&border, &question);
+                (question.answer(answer), entry)
+            }
+            Err(Misread::Answered(answer)) => (answer, None),
             Err(Misread::Silent) => return,
         };
         let framed = [&u16::try_from(answer.len()).unwrap_or_default().to_be_bytes()[..], &answer].concat();
-        if !matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(()))) {
+        let told = matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(())));
+        record(&border, entry, Table::Tcp, whom).await;
+        if !told {
             return;
         }
     }
 }
 
-async fn decide(border: &Border, question: &Question, table: Table, whom: SocketAddr) -> Answer {
+/// The answer to a question, and what is to be written down of it.
+fn decide(border: &Border, question: &Question) -> (Answer, Option<EgressEntry>) {
     let name = question.name.as_str();
     if name == "localhost" || name.ends_with(".localhost") {
-        return Answer::Addresses(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        return (Answer::Addresses(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST), None);
     }
     let decided = border.allowed.lookup(name);
     let (answer, verdict, rule) = match decided {
@@ -95,14 +106,20 @@ async fn decide(border: &Border, question: &Question, table: Table, whom: Socket
         Err(reason) => (Answer::Unknown, Verdict::Refused, reason),
     };
     // What a program asks for beside a name, such as `_http._tcp.NAME`, is no attempt to reach somebody.
-    if !name.starts_with('_') && border.asked.first(name) {
-        let lineage = timeout(FINDING, border.finder.find(table, whom)).await.unwrap_or_default();
-        let entry = EgressEntry::connection(clock::now(), name, 0, verdict, rule);
-        let address = match answer {
-            Answer::Addresses(four, _) => Some(IpAddr::V4(four).to_string()),
-            Answer::Unknown | Answer::Failed => None,
-        };
-        border.ledger.record(EgressEntry { kind: EgressKind::Lookup, lineage, address, ..entry });
+    if name.starts_with('_') || !border.asked.first(name) {
+        return (answer, None);
     }
-    answer
+    let address = match answer {
+        Answer::Addresses(four, _) => Some(IpAddr::V4(four).to_string()),
+        Answer::Unknown | Answer::Failed => None,
+    };
+    let entry = EgressEntry::connection(clock::now(), name, 0, verdict, rule);
+    (answer, Some(EgressEntry { kind: EgressKind::Lookup, address, ..entry }))
+}
+
+/// Writes down a question with the process that asked, who has its answer already.
+async fn record(border: &Border, entry: Option<EgressEntry>, table: Table, whom: SocketAddr) {
+    let Some(entry) = entry else { return };
+    let lineage = timeout(FINDING, border.finder.find(table, whom, RESOLVER)).await.unwrap_or_default();
+    border.ledger.record(EgressEntry { lineage, ..entry });
 }

@@ -55,6 +55,20 @@ pub fn debian(host: &HostRules) -> Vec<Mount> {
     ]
 }
 
+/// The same for a job, whose `/etc/apt` is its own: by names below that. Empty where the gateway fronts no archive, so that the host's
+/// own files count.
+pub fn debian_files(host: &HostRules) -> Vec<(String, Vec<u8>)> {
+    let settings = host.gateway.settings();
+    if settings.debian.is_empty() {
+        return Vec::new();
+    }
+    let sources = apt_sources(&settings.debian, packages::address(Ecosystem::Debian));
+    vec![
+        ("sources.list.d/caisson.sources".to_owned(), sources.into_bytes()),
+        ("apt.conf.d/50caisson".to_owned(), apt_reach(settings.offline).into_bytes()),
+    ]
+}
+
 /// The host's archives at the gateway, as stanzas.
 fn apt_sources(archives: &[Archive], at: SocketAddr) -> String {
     let mut text = String::new();
@@ -73,10 +87,15 @@ fn apt_sources(archives: &[Archive], at: SocketAddr) -> String {
 
 /// apt reaches the gateway directly, takes what the gateway can check, and needs no user of its own to be told apart from root.
 fn apt_configuration(offline: bool) -> String {
-    let mut text = format!(
-        "Dir::Etc::sourcelist \"{APT_SOURCES}\";\nDir::Etc::sourceparts \"/dev/null\";\nAcquire::http::Proxy \"DIRECT\";\nAcquire::https::Proxy \"DIRECT\";\nAcquire::PDiffs \"false\";\nAcquire::Languages \"none\";\n\
-         Acquire::CompressionTypes::Order {{ \"gz\"; }};\nAPT::Sandbox::User \"root\";\n",
-    );
+    let places = format!("Dir::Etc::sourcelist \"{APT_SOURCES}\";\nDir::Etc::sourceparts \"/dev/null\";\n");
+    places + &apt_reach(offline)
+}
+
+fn apt_reach(offline: bool) -> String {
+    let mut text =
+        "Acquire::http::Proxy \"DIRECT\";\nAcquire::https::Proxy \"DIRECT\";\nAcquire::PDiffs \"false\";\nAcquire::Languages \"none\";\n\
+         Acquire::CompressionTypes::Order { \"gz\"; };\nAPT::Sandbox::User \"root\";\n"
+            .to_owned();
     if offline {
         text.push_str("Acquire::Check-Valid-Until \"false\";\n");
     }
@@ -130,12 +149,15 @@ fn npm(settings: &Settings, variables: &mut Vec<(&str, String)>) {
     // Likewise: npm writes them into lock files.
     if let Some(registry) = &settings.npm.registry {
         variables.push(("npm_config_registry", registry.url.to_string()));
+        // Every package manager comes from there, also those that have a place of their own.
+        variables.push(("COREPACK_NPM_REGISTRY", registry.url.as_str().trim_end_matches('/').to_owned()));
         if registry.url.host_str() != Some("registry.npmjs.org") {
             variables.push(("YARN_NPM_REGISTRY_SERVER", registry.url.to_string()));
         }
     }
     variables.extend([
         ("npm_config_globalconfig", NPMRC.to_owned()),
+        ("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0".to_owned()),
         // What these tell and ask does not pass.
         ("npm_config_audit", "false".to_owned()),
         ("npm_config_fund", "false".to_owned()),

@@ -10,13 +10,11 @@ use caisson_model::lease::StepChange;
 use caisson_model::outcome::{AnnotationLevel, EgressEntry, Enforcement, Fault, MissingProtection, Usage};
 use caisson_model::policy::{Grant, Identity};
 use caisson_model::step::StepSpec;
-use caisson_proto::api::{AgentApi, ApiError};
+use caisson_proto::api::AgentApi;
 use caisson_sandbox::spec::{Mount, Profile};
 use indexmap::IndexMap;
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio_stream::StreamExt;
 
 use crate::actions::bench::{Bench, Later};
 use crate::apt;
@@ -34,7 +32,9 @@ use crate::retry;
 use crate::secrets::StepSecrets;
 use crate::step::exit;
 use crate::step::growing::{self, Growing};
+use crate::step::handover;
 use crate::step::launch::{self, Stdin, TimeLimit};
+use crate::step::toolkit::Prepared;
 use crate::stop::Stop;
 use crate::trees::{Seedling, Tree};
 use crate::view::{self, System};
@@ -42,6 +42,14 @@ use crate::workspace::StepFiles;
 
 /// How much of a pipe is read at once.
 const READ: usize = 64 << 10;
+
+/// What a program finds beside the exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Services {
+    None,
+    /// The cache and artifact services of the language's toolkit.
+    Toolkit,
+}
 
 /// One step between its start and its result.
 pub(super) struct Course<'a, A: AgentApi> {
@@ -89,6 +97,18 @@ impl<A: AgentApi> Course<'_, A> {
     /// # Errors
     /// The [`Halt`] that ends the step.
     pub(super) async fn execute(&mut self, program: Program) -> Result<Exit, Halt> {
+        self.carry_out(program, Services::None).await
+    }
+
+    /// The same for a program that speaks the protocols of the language's toolkit.
+    ///
+    /// # Errors
+    /// The [`Halt`] that ends the step.
+    pub(super) async fn execute_with_toolkit(&mut self, program: Program) -> Result<Exit, Halt> {
+        self.carry_out(program, Services::Toolkit).await
+    }
+
+    async fn carry_out(&mut self, program: Program, services: Services) -> Result<Exit, Halt> {
         let own_mounts = program.mounts;
         let grant = self.powers(program.powers);
         let mut env = match program.powers {
@@ -122,15 +142,35 @@ impl<A: AgentApi> Course<'_, A> {
             timeout: self.limit.map(|limit| limit.limit),
             watch: if granted { Watch::Told } else { Watch::Silent },
         };
-        let (spec, passage) = lower::spec(&grant, &self.attempt.host, request);
+        let (mut spec, passage) = lower::spec(&grant, &self.attempt.host, request);
+        let desk = match services {
+            Services::Toolkit => Prepared::new(self.attempt, &mut spec)?,
+            Services::None => None,
+        };
+        if let Some(desk) = &desk {
+            self.output.mask(desk.secret(), "the token of the toolkit's services").await;
+        }
         let stdin = if matches!(program.stdin, Input::Nothing) { Stdin::Closed } else { Stdin::Pipe };
         let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
-        let sockets = std::mem::take(&mut launched.sockets);
+        let mut sockets = std::mem::take(&mut launched.sockets);
+        // Its listener comes behind the exit's and those of the doors.
+        let behind = 1 + passage.doors.len();
+        let desk = match desk {
+            Some(desk) if behind < sockets.listeners.len() => Some(desk.open(sockets.listeners.remove(behind), self.attempt)),
+            _ => None,
+        };
+        let desk = match desk.transpose() {
+            Ok(desk) => desk,
+            Err(halt) => {
+                launched.running.kill();
+                return Err(halt);
+            }
+        };
         let masker = exit::masker(if sockets.listeners.is_empty() { [].iter() } else { self.attempt.masks.iter() });
         let (remarks, step) = (self.attempt.reports.remarks(), self.step.index);
         let exit = exit::open(
             sockets,
-            launched.running.init(),
+            launched.running.onlooker(),
             passage,
             &grant.egress,
             &self.attempt.host.gateway,
@@ -159,10 +199,10 @@ impl<A: AgentApi> Course<'_, A> {
                     Input::Nothing => Ok(()),
                     Input::Bytes(bytes) => write(input, &bytes).await,
                     Input::Source => match source {
-                        Some(source) => feed_blob(&*api, source, "the source tree", input).await,
+                        Some(source) => handover::feed_blob(&*api, source, "the source tree", input).await,
                         None => Ok(()),
                     },
-                    Input::Blob(digest, what) => feed_blob(&*api, digest, &what, input).await,
+                    Input::Blob(digest, what) => handover::feed_blob(&*api, digest, &what, input).await,
                 }
             };
             let fed = tokio::select! {
@@ -214,6 +254,9 @@ impl<A: AgentApi> Course<'_, A> {
             }
         };
         let (fed, ended, ()) = tokio::join!(feed, supervise, pump);
+        if let Some(desk) = desk {
+            desk.close().await;
+        }
         if let Some(exit) = exit {
             // Once more, with what the program itself asked to be masked meanwhile.
             let mut masker = exit::masker(self.attempt.masks.iter().chain(&self.output.said().masks));
@@ -259,11 +302,6 @@ impl<A: AgentApi> Course<'_, A> {
             return Ok(Err("a file could not be read".to_owned()));
         }
         Ok(hash_files::combine(&digested.output, paths.len()))
-    }
-
-    /// The same for a program that speaks the protocols of the language's toolkit.
-    pub(super) async fn execute_with_toolkit(&mut self, program: Program) -> Result<Exit, Halt> {
-        self.execute(program).await
     }
 
     /// Files for another step to speak through.
@@ -339,7 +377,7 @@ impl<A: AgentApi> Course<'_, A> {
 /// # Errors
 /// The [`Halt`] with which the job ends: the first sandbox of a job also shows whether this host can make any.
 pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> {
-    if let Some(fill) = attempt.workspace.fill() {
+    if let Some(fill) = attempt.workspace.fill(&attempt.host) {
         // The view's own `/etc` is what is copied.
         alone(attempt, fill, System::ReadOnly).await?;
     }
@@ -397,48 +435,6 @@ async fn write(mut input: pipe::Sender, bytes: &[u8]) -> Result<(), Halt> {
         }
         _ => Ok(()),
     }
-}
-
-/// Writes a blob into the pipe, resuming where a broken connection left off, and holds its digest against its name.
-async fn feed_blob(api: &impl AgentApi, source: Digest, what: &str, mut input: pipe::Sender) -> Result<(), Halt> {
-    let failed = |error: ApiError| Halt::faulted(format!("{what} could not be fetched: {error}"), error.fault());
-    let mut whole = Sha256::new();
-    let mut offset = 0;
-    let mut backoff = retry::Backoff::new();
-    'connection: loop {
-        let mut pieces = match api.get_blob(source, offset).await {
-            Ok(pieces) => pieces,
-            Err(error) if error.is_transient() => {
-                tokio::time::sleep(backoff.pause()).await;
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        while let Some(piece) = pieces.next().await {
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(error) if error.is_transient() => {
-                    tokio::time::sleep(backoff.pause()).await;
-                    continue 'connection;
-                }
-                Err(error) => return Err(failed(error)),
-            };
-            whole.update(&piece);
-            offset += piece.len() as u64;
-            if let Err(error) = input.write_all(&piece).await {
-                if error.kind() == std::io::ErrorKind::BrokenPipe {
-                    return Ok(());
-                }
-                return Err(Halt::faulted(format!("{what} could not be unpacked: {error}"), Fault::Environment));
-            }
-        }
-        break;
-    }
-    let digest = Digest(whole.finalize().into());
-    if digest != source {
-        return Err(Halt::faulted(format!("{what} is {digest}, but {source} was announced"), Fault::Ours));
-    }
-    Ok(())
 }
 
 impl<A: AgentApi> Bench for Course<'_, A> {

@@ -6,6 +6,7 @@ use caisson_gateway::gateway::Gateway;
 use caisson_model::outcome::{EgressEntry, Fault};
 use caisson_model::policy::Egress;
 
+use caisson_sandbox::onlooker::Onlooker;
 use caisson_sandbox::sockets::Sockets;
 
 use crate::lower::Passage;
@@ -19,7 +20,7 @@ use crate::way::Way;
 /// The listeners cannot be served.
 pub(super) fn open(
     sockets: Sockets,
-    init: i32,
+    onlooker: Onlooker,
     passage: Passage,
     egress: &Egress,
     gateway: &Gateway,
@@ -33,7 +34,7 @@ pub(super) fn open(
     let sink = Arc::new(move |entry: &EgressEntry| {
         tell(mask(&mut masker.lock().unwrap_or_else(PoisonError::into_inner), entry.clone()));
     });
-    Way::open(sockets, init, passage, egress, gateway, sink)
+    Way::open(sockets, onlooker, passage, egress, gateway, sink)
         .map(Some)
         .map_err(|error| Halt::faulted(format!("the step's way out could not be opened: {}", chain(&error)), Fault::Environment))
 }

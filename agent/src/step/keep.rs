@@ -1,23 +1,17 @@
 //! What a step keeps for others and finds of theirs: blobs that programs print, trees that programs write, layers over the job's
 //! directories.
 
-use std::io::{Read, Seek, SeekFrom};
-use std::sync::Arc;
-
 use caisson_model::id::Digest;
 use caisson_model::outcome::Fault;
-use caisson_proto::api::{AgentApi, ApiError};
-use futures_util::stream;
+use caisson_proto::api::AgentApi;
 
 use crate::kept::{Blob, Layer, TREE};
 use crate::program::{Halt, Input, Program, Sink};
-use crate::retry;
 use crate::step::course::Course;
 use crate::step::growing::{Growing, refused};
+use crate::step::handover;
 use crate::trees::{Seedling, Tree};
 
-/// What is sent at once of a blob.
-const PIECE: usize = 64 << 10;
 /// The most layers of a job: each is a mount in every later step.
 const MOST_LAYERS: usize = 32;
 
@@ -46,47 +40,8 @@ impl<A: AgentApi> Course<'_, A> {
     /// Hands a file to the controller.
     async fn put(&mut self, grown: Growing) -> Result<Blob, Halt> {
         let blob = grown.blob();
-        let failed = |error: ApiError| refused("a blob could not be handed over", &error);
-        let api = Arc::clone(&self.attempt.api);
-        let missing = retry::until_answered(&self.attempt.orders, || api.find_missing_blobs(vec![blob.digest])).await.map_err(failed)?;
-        if missing.is_empty() {
-            return Ok(blob);
-        }
-        let file = grown.into_file();
-        let sent = retry::until_answered(&self.attempt.orders, || {
-            let api = Arc::clone(&api);
-            let file = file.try_clone();
-            async move {
-                let local = |error: std::io::Error| ApiError::Broken(format!("the file of a blob could not be read: {error}"));
-                let mut file = file.map_err(local)?;
-                // What came through before a connection broke is not sent again.
-                let held = api.held_of_blob(blob.digest).await?;
-                file.seek(SeekFrom::Start(held)).map_err(local)?;
-                // Small pieces of what was just written: they come from memory.
-                let pieces = stream::unfold(file, |mut file| async move {
-                    let mut piece = vec![0; PIECE];
-                    match file.read(&mut piece) {
-                        Ok(0) => None,
-                        Ok(count) => {
-                            piece.truncate(count);
-                            Some((piece, file))
-                        }
-                        Err(error) => {
-                            // The digest refuses what is cut short.
-                            tracing::error!(%error, "a blob could not be read back");
-                            None
-                        }
-                    }
-                });
-                match api.put_blob_from(blob.digest, held, Box::pin(pieces)).await {
-                    // What was held was not the beginning of this: it is forgotten now.
-                    Err(ApiError::Invalid(what)) if held > 0 => Err(ApiError::Unavailable(what)),
-                    put => put,
-                }
-            }
-        });
-        sent.await.map_err(failed)?;
-        Ok(blob)
+        let handed = handover::hand_over(&self.attempt.api, &self.attempt.orders, blob, grown.into_file()).await;
+        handed.map(|()| blob).map_err(|error| refused("a blob could not be handed over", &error))
     }
 
     /// Begins a tree of this job's ids.

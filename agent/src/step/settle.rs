@@ -275,7 +275,7 @@ pub(super) async fn settle<A: AgentApi>(course: &mut Course<'_, A>, contexts: &S
         let wanted: BTreeSet<String> = refused.map(EgressEntry::target).collect();
         if !wanted.is_empty() {
             let wanted = wanted.into_iter().collect::<Vec<_>>().join(", ");
-            let message = format!("the step reached for what no policy names: {wanted}");
+            let message = format!("the step reached for what policy does not allow: {wanted}");
             (outcome, cause) = (Outcome::Failure, Some(Cause::Invalid { message }));
         }
     }

@@ -2,6 +2,7 @@
 
 use caisson_model::id::{AgentName, AttemptId, Hold, JobId, JobKey, RunId, StepIndex};
 use caisson_model::job::JobSpec;
+use caisson_model::ledger::LedgerHead;
 use caisson_model::outcome::{Cause, Outcome};
 use caisson_model::time::Timestamp;
 use indexmap::IndexMap;
@@ -81,6 +82,9 @@ pub enum Record {
         mark: Mark,
         /// When, by the agent's clock.
         at: Timestamp,
+        /// Where the run's ledger stands after it; `None` where it adds nothing to it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ledger: Option<LedgerHead>,
     },
     /// The secrets of a step were handed out.
     SecretsOpened {

@@ -212,6 +212,7 @@ impl State {
                     started: None,
                     finished: None,
                     rerun_of: terms.rerun_of,
+                    ledger: None,
                 };
                 // What it was made of is for the store alone.
                 let kept = Terms { submission: None, ..Terms::clone(terms) };
@@ -282,7 +283,7 @@ impl State {
                     opened: BTreeSet::new(),
                 }))?;
             }
-            Record::Reported { attempt, sequence, step, mark, at } => {
+            Record::Reported { attempt, sequence, step, mark, at, ledger } => {
                 let lease = self.held(*attempt)?;
                 lease.reports.take(*sequence);
                 match mark {
@@ -301,6 +302,7 @@ impl State {
                 let run = self.run_mut(attempt.job.run)?;
                 run.view.started.get_or_insert(started);
                 run.view.state = RunState::Running;
+                run.view.ledger = ledger.or(run.view.ledger);
             }
             Record::SecretsOpened { attempt, step } => {
                 self.held(*attempt)?.opened.insert(*step);

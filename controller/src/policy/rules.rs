@@ -1,20 +1,19 @@
 //! The operator's rules as a file says them. Unknown keys are refused; every value is checked while it is read.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
 use caisson_model::policy::{AddressRange, Destination, Preset};
 use caisson_model::time::Timestamp;
-use caisson_workflow::{Limits, SecurityRule};
+use caisson_workflow::{DefaultPermissions, Limits};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::policy::group::Group;
 
 use crate::core::terms::Retry;
-use crate::policy::permissions::Permissions;
 use crate::policy::retry::{self, RetryRule};
+use crate::policy::text::WorkflowRules;
 
 /// What steps may do. The default is what holds without any policy file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -117,16 +116,6 @@ pub struct Bounds {
     pub log: Option<Size>,
 }
 
-/// `[workflow]`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WorkflowRules {
-    /// Rules of safety that do not count, by name.
-    pub allow: BTreeSet<SecurityRule>,
-    /// The most that `permissions:` of a workflow or job may ask for; what asks for more gets this.
-    pub permissions: Option<Permissions>,
-}
-
 /// `[seccomp]`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -227,7 +216,14 @@ impl Rules {
 
     /// What bounds the text of a workflow.
     pub fn workflow_limits(&self) -> Limits {
-        Limits { allow: self.workflow.allow.clone(), ..Limits::default() }
+        self.workflow.limits()
+    }
+
+    /// The same where a text is only checked: what its token may do where it does not say is what the language gives new
+    /// repositories, unless the rules say otherwise. In a run the token has no rights at all, so that this refuses nothing there.
+    pub fn checking_limits(&self) -> Limits {
+        let default_permissions = self.workflow.default_permissions.unwrap_or(DefaultPermissions::Read);
+        Limits { default_permissions, ..self.workflow.limits() }
     }
 
     /// What people call where the rules come from.

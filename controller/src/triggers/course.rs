@@ -101,6 +101,7 @@ impl Course {
     pub async fn start(&self, repository: &Repository, delivery: &Delivery, only: Option<&str>) -> Result<Vec<RunId>, StartError> {
         let inner = &self.0;
         let workflows = inner.forges.workflows(repository, &delivery.sha).await?;
+        let changes = self.changes(repository, delivery, &workflows).await;
         let changed = self.changed(repository, delivery, &workflows).await?;
         let mut runs = Vec::new();
         for (file, text) in workflows.iter().filter(|(file, _)| only.is_none_or(|only| only == file)) {
@@ -110,7 +111,7 @@ impl Course {
                 // It will be refused with all its findings.
                 Err(_) => file.clone(),
             };
-            if let Some(reason) = caisson_workflow::filtered(text, file, &delivery.event, &delivery.github) {
+            if let Some(reason) = caisson_workflow::filtered(text, file, &delivery.event, &delivery.github, changes.as_deref()) {
                 tracing::debug!(file, reason, "workflow not started");
                 continue;
             }
@@ -126,6 +127,7 @@ impl Course {
                 event: delivery.event.clone(),
                 github,
                 files: workflows.iter().cloned().collect(),
+                changes: changes.clone(),
                 ..Submission::default()
             };
             let debt = Debt {
@@ -153,6 +155,20 @@ impl Course {
             }
         }
         Ok(runs)
+    }
+
+    /// The files that changed, where a workflow asks; `None` when nobody can say, and then nothing is kept back.
+    async fn changes(&self, repository: &Repository, delivery: &Delivery, workflows: &[(String, String)]) -> Option<Vec<String>> {
+        if !workflows.iter().any(|(file, text)| caisson_workflow::wants_changes(text, file, &delivery.event)) {
+            return None;
+        }
+        match self.0.forges.changes(repository, delivery).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what changed is not known, filters of paths do not count");
+                None
+            }
+        }
     }
 
     /// Of a commit on a protected branch, the workflows that are not, or not any more, what the branch holds: these are not run

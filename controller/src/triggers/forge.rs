@@ -111,7 +111,7 @@ impl Forges {
         }
     }
 
-    async fn json(&self, act: &'static str, repository: &Repository, path: &str) -> Result<Option<Value>, ForgeError> {
+    pub(super) async fn json(&self, act: &'static str, repository: &Repository, path: &str) -> Result<Option<Value>, ForgeError> {
         let Some(bytes) = self.get(act, repository, path).await? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|_| ForgeError::Answer(act, repository.name.clone()))
     }
@@ -208,7 +208,7 @@ impl Forges {
     }
 }
 
-fn base(repository: &Repository) -> String {
+pub(super) fn base(repository: &Repository) -> String {
     match repository.forge {
         Forge::Gitlab => format!("/projects/{}", escaped(&repository.name)),
         _ => format!("/repos/{}", repository.name),

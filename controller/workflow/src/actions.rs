@@ -46,12 +46,7 @@ static ACTIONS: &[BuiltIn] = &[
     BuiltIn {
         name: "actions/checkout",
         inputs: &[
-            refused(
-                "repository",
-                &["${{ github.repository }}"],
-                "another repository cannot be checked out",
-                "remove the input, or vendor what the step needs into the checkout",
-            ),
+            honoured("repository"),
             honoured("ref"),
             honoured("path"),
             warned("submodules", "the working tree is used as it stands, with the submodules that it has"),
@@ -70,7 +65,7 @@ static ACTIONS: &[BuiltIn] = &[
             no_effect("fetch-tags"),
             no_effect("show-progress"),
             no_effect("set-safe-directory"),
-            no_effect("github-server-url"),
+            honoured("github-server-url"),
             no_effect("allow-unsafe-pr-checkout"),
         ],
     },

@@ -20,7 +20,7 @@ use crate::yaml::{self, Content, Entry, Node, Scalar};
 pub(crate) fn workflow(report: &mut Report<'_>, limits: &Limits, library: &dyn Library) -> Option<Node> {
     let root = yaml::read(report, limits)?;
     check::tree(&root, report);
-    let mut calls = Calls { limits, library, jobs: 0 };
+    let mut calls = Calls { limits, library, jobs: 0, bytes: root.bytes() };
     let allowed = Permissions::default(limits.default_permissions);
     calls.workflow(&root, &allowed, 0, report);
     if calls.jobs > limits.jobs {
@@ -136,6 +136,8 @@ struct Calls<'l> {
     library: &'l dyn Library,
     /// Jobs so far, calling ones included.
     jobs: usize,
+    /// Bytes of all trees so far.
+    bytes: usize,
 }
 
 /// A call that is being checked.
@@ -176,6 +178,15 @@ impl Calls<'_> {
         }
         let mut inner = Report::under(Source::new(file_of(call.uses), text), self.limits);
         if let Some(called) = yaml::read(&mut inner, self.limits) {
+            self.bytes = self.bytes.saturating_add(called.bytes());
+            if self.bytes > self.limits.object_bytes {
+                let message = format!(
+                    "maximum object size exceeded: the workflow with all that it calls takes more than {} bytes",
+                    self.limits.object_bytes
+                );
+                report.language(call.uses_at.clone(), call.path, message, "call fewer or smaller workflows");
+                return;
+            }
             check::tree(&called, &mut inner);
             check_handed(call, &called, report);
             check_rights(call, &called, allowed, report);
@@ -216,7 +227,8 @@ fn check_handed(call: &Call<'_>, called: &Node, report: &mut Report<'_>) {
         }
     }
     let handed = call.job.get("secrets");
-    if handed.and_then(Node::text).is_some_and(|text| text == "inherit") {
+    // All of them, or a word that means nothing and has been refused.
+    if handed.is_some_and(|handed| handed.text().is_some_and(|text| !text.is_empty())) {
         return;
     }
     let handed = handed.map(Node::entries).unwrap_or_default();

@@ -246,6 +246,10 @@ fn check_details(known: &Known, details: &Node, path: &str, report: &mut Report<
             parse::check(&entry.value, &schema::ONE_OR_MANY, Scope::NONE, &below, report);
         } else if entry.key == "types" && !known.types.is_empty() {
             check_types(known, &entry.value, &below, report);
+        } else if known.name == "workflow_dispatch" && details.get("inputs").is_none() {
+            // The reference parser leaves a mapping alone of which it knows no key, here and only here.
+            let message = format!("`{}` has no meaning for workflow_dispatch and is ignored", entry.key);
+            report.warning(entry.key_at.clone(), &below, message, "remove it; known here: inputs");
         } else {
             let mut keys: Vec<&str> = known.filters.to_vec();
             keys.extend(SHAPED.iter().filter(|(event, ..)| *event == known.name).map(|(_, key, _)| *key));

@@ -16,9 +16,33 @@ pub(crate) enum Verdict {
 /// Activities of a pull request that start a workflow which names none.
 const USUAL: [&str; 3] = ["opened", "synchronize", "reopened"];
 
-/// Applies the filters that the `github` context can answer: branches, tags and types. Paths need the list of changed
-/// files, which a submission does not carry; see [`unanswered`].
-pub(crate) fn verdict(trigger: &Trigger<'_>, github: &serde_json::Value) -> Verdict {
+/// Applies the filters: branches, tags and types by what the `github` context says, paths by the files that the event changed. Where
+/// nobody knows those, paths keep nothing back; see [`unanswered`].
+pub(crate) fn verdict(trigger: &Trigger<'_>, github: &serde_json::Value, changes: Option<&[String]>) -> Verdict {
+    match named(trigger, github) {
+        Verdict::Starts => changed(trigger, github, changes),
+        filtered => filtered,
+    }
+}
+
+/// Applies `paths` and `paths-ignore`, which say nothing of tags.
+fn changed(trigger: &Trigger<'_>, github: &serde_json::Value, changes: Option<&[String]>) -> Verdict {
+    let tag = trigger.event == "push" && github["ref"].as_str().is_some_and(|reference| reference.starts_with("refs/tags/"));
+    let patterns = trigger.details.and_then(|details| Patterns::of(details, "paths"));
+    let (Some(changes), Some(patterns), false) = (changes, patterns, tag) else { return Verdict::Starts };
+    if changes.iter().any(|path| patterns.pass(path)) {
+        return Verdict::Starts;
+    }
+    let what = match changes {
+        [] => "no file changed".to_owned(),
+        [one] => format!("only {one} changed"),
+        [one, ..] => format!("{} files changed, {one} among them", changes.len()),
+    };
+    let word = if patterns.ignore { "matches all of it" } else { "matches none of it" };
+    Verdict::Filtered(format!("{what}; `{}` {word}", patterns.key("paths")))
+}
+
+fn named(trigger: &Trigger<'_>, github: &serde_json::Value) -> Verdict {
     let Value::Object(github) = Value::from_json(github) else { return Verdict::Starts };
     if trigger.event == "pull_request" && trigger.details.is_none_or(|details| details.get("types").is_none()) {
         let action = match github.get("event") {
@@ -56,7 +80,7 @@ pub(crate) fn verdict(trigger: &Trigger<'_>, github: &serde_json::Value) -> Verd
     }
 }
 
-/// The filters of an event that a submission cannot answer.
+/// The filters of an event that a submission without a list of changed files cannot answer.
 pub(crate) fn unanswered(trigger: &Trigger<'_>) -> Vec<&'static str> {
     let has = |key: &&'static str| trigger.details.is_some_and(|details| details.get(key).is_some());
     ["paths", "paths-ignore"].into_iter().filter(has).collect()
@@ -116,6 +140,8 @@ impl Patterns {
 enum Piece {
     /// `**`: anything.
     Any,
+    /// `**/` at the beginning of a part: any directories, also none.
+    Directories,
     /// `*`: anything without a slash.
     Segment,
     /// One character, this often.
@@ -165,6 +191,14 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
                     next[at] = open;
                 }
             }
+            Piece::Directories => {
+                let mut open = false;
+                for at in 0..=text.len() {
+                    // Here, or behind any slash that comes later.
+                    next[at] = reached[at] || (open && text[at - 1] == '/');
+                    open |= reached[at];
+                }
+            }
             Piece::One(class, often) => {
                 for at in 0..=text.len() {
                     let from_before = at > 0 && class.has(text[at - 1]);
@@ -181,10 +215,17 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
 fn pieces(pattern: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut rest = pattern.chars().peekable();
+    let mut at_start = true;
     while let Some(c) = rest.next() {
+        let begins = std::mem::replace(&mut at_start, c == '/');
         let class = match c {
             '*' if rest.next_if_eq(&'*').is_some() => {
-                pieces.push(Piece::Any);
+                if begins && rest.next_if_eq(&'/').is_some() {
+                    pieces.push(Piece::Directories);
+                    at_start = true;
+                } else {
+                    pieces.push(Piece::Any);
+                }
                 continue;
             }
             '*' => {
@@ -256,6 +297,43 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
+    }
+
+    /// The documentation's table of path patterns, each with what it says that they match, and near misses.
+    #[test]
+    fn path_patterns_match_as_documented() {
+        for (pattern, hits, misses) in [
+            ("*", &["README.md", "server.rb"][..], &["docs/server.rb"][..]),
+            ("*.jsx?", &["page.js", "page.jsx"], &["docs/page.js"]),
+            ("**", &["all/the/files.md", "a"], &[]),
+            ("*.js", &["app.js", "index.js"], &["js/app.js", "app.jsx"]),
+            ("**.js", &["index.js", "js/index.js", "src/js/app.js"], &["index.jsx"]),
+            ("docs/*", &["docs/README.md", "docs/file.txt"], &["docs/a/b.md", "docs"]),
+            ("docs/**", &["docs/README.md", "docs/mona/octocat.txt"], &["doc/a", "docs", "a/docs/b"]),
+            ("docs/**/*.md", &["docs/README.md", "docs/mona/hello-world.md", "docs/a/markdown/file.md"], &["docs/a.txt", "x/docs/a.md"]),
+            ("**/docs/**", &["docs/hello.md", "dir/docs/my-file.txt", "space/docs/plan/space.doc"], &["mydocs/a", "docs"]),
+            ("**/README.md", &["README.md", "js/README.md"], &["js/MYREADME.md"]),
+            ("**/*src/**", &["a/src/app.js", "my-src/code/js/app.js"], &["src.js", "a/srcs/b"]),
+            ("**/*-post.md", &["my-post.md", "path/their-post.md"], &["post.md"]),
+            ("**/migrate-*.sql", &["migrate-10909.sql", "db/migrate-v1.0.sql", "db/sept/migrate-v1.sql"], &["db/premigrate-1.sql"]),
+            ("a/**/b", &["a/b", "a/x/b", "a/x/y/b"], &["a/xb", "ab"]),
+            ("a**/b", &["a/b", "ax/y/b"], &["ab"]),
+        ] {
+            for (names, expected) in [(hits, true), (misses, false)] {
+                names.iter().for_each(|name| assert_eq!(matches(pattern, name), expected, "{pattern} {name}"));
+            }
+        }
+    }
+
+    #[test]
+    fn paths_are_taken_back_and_given_again() {
+        let patterns = |ignore, list: &[&str]| Patterns { list: list.iter().map(|p| (*p).to_owned()).collect(), ignore };
+        let one = patterns(false, &["*.md", "!README.md"]);
+        assert!(one.pass("hello.md") && !one.pass("README.md") && !one.pass("docs/hello.md"));
+        let again = patterns(false, &["*.md", "!README.md", "README*"]);
+        assert!(again.pass("hello.md") && again.pass("README.md") && again.pass("README.doc"));
+        let sub = patterns(false, &["sub-project/**", "!sub-project/docs/**"]);
+        assert!(sub.pass("sub-project/index.js") && sub.pass("sub-project/src/index.js") && !sub.pass("sub-project/docs/readme.md"));
     }
 
     #[test]

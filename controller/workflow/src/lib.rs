@@ -54,7 +54,7 @@ pub use expand::expand;
 pub use library::{ActionText, Library, Mirrored, NoLibrary, local_directory};
 pub use limits::{DefaultPermissions, Limits, SecurityRule};
 pub use needs::{Expansion, Ready};
-pub use overview::{Overview, check, events, filtered, schedules};
+pub use overview::{Overview, check, events, filtered, schedules, wants_changes};
 pub use plan::{Plan, outline, plan, plan_with};
 pub use planned::{CallScope, Collector, Concurrency, PlannedCall, PlannedInput, PlannedJob, PlannedStrategy};
 pub use preview::{Preview, PreviewCell, preview};

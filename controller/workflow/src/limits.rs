@@ -17,6 +17,8 @@ pub struct Limits {
     pub cells: usize,
     /// Levels of workflows that call workflows.
     pub call_depth: usize,
+    /// Bytes of a workflow with all that it calls, each as often as it is called, once they are objects: an estimate of memory.
+    pub object_bytes: usize,
     /// What a token may do where a workflow does not say.
     pub default_permissions: DefaultPermissions,
     /// Rules of safety that do not count.
@@ -57,7 +59,8 @@ impl SecurityRule {
 
 /// What the token of a workflow without `permissions:` may do. It matters for calls only: they may not ask for more than
 /// the caller has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DefaultPermissions {
     /// Everything.
     #[default]
@@ -74,6 +77,7 @@ impl Default for Limits {
             jobs: 1_000,
             cells: 256,
             call_depth: 10,
+            object_bytes: 10 << 20,
             default_permissions: DefaultPermissions::Write,
             allow: BTreeSet::new(),
         }

@@ -6,7 +6,7 @@ use crate::action_file::Actions;
 use crate::calls::{self, workflow};
 use crate::diagnostic::{Report, Source, any_error};
 use crate::events::triggers;
-use crate::filter::{Verdict, verdict};
+use crate::filter::{Verdict, unanswered, verdict};
 use crate::library::{Library, NoLibrary};
 use crate::limits::Limits;
 use crate::support;
@@ -45,16 +45,24 @@ pub fn schedules(text: &str, file: &str) -> Vec<String> {
     times.into_iter().filter_map(|time| time.get("cron")?.text()).collect()
 }
 
-/// Why the filters of `on:` keep `event` from starting the workflow, by what the `github` context says of it; `None` when they let
-/// it through, and when the workflow is not sound.
-pub fn filtered(text: &str, file: &str, event: &str, github: &serde_json::Value) -> Option<String> {
+/// Why the filters of `on:` keep `event` from starting the workflow, by what the `github` context says of it and by the files that it
+/// changed, where somebody knows them; `None` when they let it through, and when the workflow is not sound.
+pub fn filtered(text: &str, file: &str, event: &str, github: &serde_json::Value, changes: Option<&[String]>) -> Option<String> {
     let mut report = Report::new(Source::new(file, text));
     let root = workflow(&mut report, &Limits::default(), &NoLibrary)?;
     let triggers = triggers(root.get("on")?);
-    match verdict(triggers.iter().find(|trigger| trigger.event == event)?, github) {
+    match verdict(triggers.iter().find(|trigger| trigger.event == event)?, github, changes) {
         Verdict::Starts => None,
         Verdict::Filtered(reason) => Some(reason),
     }
+}
+
+/// Whether a workflow filters `event` by the paths of changed files; false when the workflow is not sound.
+pub fn wants_changes(text: &str, file: &str, event: &str) -> bool {
+    let mut report = Report::new(Source::new(file, text));
+    let root = workflow(&mut report, &Limits::default(), &NoLibrary);
+    let triggers = root.as_ref().and_then(|root| root.get("on")).map(triggers).unwrap_or_default();
+    triggers.iter().any(|trigger| trigger.event == event && !unanswered(trigger).is_empty())
 }
 
 /// Name, events and jobs of a workflow that breaks no rule of the language; what is unsupported does not matter here.

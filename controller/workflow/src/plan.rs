@@ -143,11 +143,12 @@ impl Planner<'_> {
         let inputs = dispatch::inputs(&trigger, &self.submission.inputs, report);
         let contexts = self.contexts(&workflow, inputs);
         let unanswered = filter::unanswered(&trigger);
-        if !unanswered.is_empty() {
-            let message = format!("`{}` is not applied: a submission does not say which files changed", unanswered.join("`, `"));
-            report.warning(trigger.at.clone(), &format!("on.{}", trigger.event), message, "nothing to do");
+        if !unanswered.is_empty() && self.submission.changes.is_none() {
+            let message = format!("`{}` is not applied: nobody said which files changed", unanswered.join("`, `"));
+            let help = "nothing to do; with `--base REF` the files that changed since REF count";
+            report.warning(trigger.at.clone(), &format!("on.{}", trigger.event), message, help);
         }
-        let filtered = match filter::verdict(&trigger, &contexts.github) {
+        let filtered = match filter::verdict(&trigger, &contexts.github, self.submission.changes.as_deref()) {
             Verdict::Starts => None,
             Verdict::Filtered(reason) => {
                 let path = format!("on.{}", trigger.event);

@@ -143,7 +143,10 @@ fn check_matrix(job: &Node, path: &str, max_cells: usize, report: &mut Report<'_
     if json.to_string().contains("${{") || !json.is_object() {
         return;
     }
-    if let Err(error) = matrix::expand(&json, max_cells) {
+    // An empty vector has been refused at its own place.
+    if let Err(error) = matrix::expand(&json, max_cells)
+        && !matches!(error, matrix::MatrixError::EmptyVector(_))
+    {
         let path = format!("{path}.strategy.matrix");
         let help = "change the vectors, `include` or `exclude`";
         report.error(DiagnosticKind::Language, matrix.key_at.clone(), &path, error.to_string(), help);

@@ -1,5 +1,6 @@
 //! Text to a tree of YAML nodes that know where they stand. Scalars are resolved by the core schema of YAML 1.2.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -11,6 +12,8 @@ use crate::limits::Limits;
 
 /// How many nodes a file may have once its aliases are resolved: far beyond any workflow, far below an alias bomb.
 const MAX_NODES: usize = 200_000;
+/// How many comments without a blank before them are looked over; each costs reading the text again.
+const MOST_TIGHT_COMMENTS: usize = 16;
 
 /// A node and the bytes of the source that it came from. A node that came through an alias has the place of its anchor.
 #[derive(Clone, Debug)]
@@ -116,6 +119,17 @@ impl Node {
         }
     }
 
+    /// What the tree takes as an object, nearly: each node as much as a small allocation, texts as two bytes a character.
+    pub(crate) fn bytes(&self) -> usize {
+        const NODE: usize = 40;
+        NODE + match &self.content {
+            Content::Scalar(Scalar::Text(text)) => 2 * text.len(),
+            Content::Scalar(_) => 0,
+            Content::Sequence(items) => items.iter().map(Node::bytes).sum(),
+            Content::Mapping(entries) => entries.iter().map(|entry| NODE + 2 * entry.key.len() + entry.value.bytes()).sum(),
+        }
+    }
+
     fn depth(&self) -> usize {
         let below = match &self.content {
             Content::Scalar(_) => return 0,
@@ -143,8 +157,15 @@ pub(crate) fn read(report: &mut Report<'_>, limits: &Limits) -> Option<Node> {
         report.language(0..0, "", message, "split the workflow into several files");
         return None;
     }
-    let reader = Reader { limits, open: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
-    match reader.run(text) {
+    let mut text = Cow::Borrowed(text);
+    let mut read = Reader::new(limits).run(&text);
+    for _ in 0..MOST_TIGHT_COMMENTS {
+        let Err(refusal) = &read else { break };
+        let Some(blanked) = without_tight_comment(&text, refusal.at.start) else { break };
+        text = Cow::Owned(blanked);
+        read = Reader::new(limits).run(&text);
+    }
+    match read {
         Ok(root) => root.or_else(|| {
             report.language(0..0, "", "the file is empty", "write a workflow with `on:` and `jobs:`");
             None
@@ -154,6 +175,17 @@ pub(crate) fn read(report: &mut Report<'_>, limits: &Limits) -> Option<Node> {
             None
         }
     }
+}
+
+/// The text with the comment at `at` turned into blanks, byte for byte, when it stands right behind a bracket that closes: the
+/// language's own parser takes `[a]# why`, where YAML wants a blank between the two.
+fn without_tight_comment(text: &str, at: usize) -> Option<String> {
+    let (before, rest) = text.split_at_checked(at)?;
+    if !rest.starts_with('#') || !before.ends_with([']', '}']) {
+        return None;
+    }
+    let end = rest.find('\n').unwrap_or(rest.len());
+    Some([before, &" ".repeat(end), &rest[end..]].concat())
 }
 
 struct Refusal {
@@ -179,6 +211,12 @@ struct Reader<'l> {
     anchors: HashMap<usize, Node>,
     nodes: usize,
     root: Option<Node>,
+}
+
+impl<'l> Reader<'l> {
+    fn new(limits: &'l Limits) -> Reader<'l> {
+        Reader { limits, open: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None }
+    }
 }
 
 impl Reader<'_> {

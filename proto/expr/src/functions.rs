@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::json;
 use crate::number;
 use crate::value::{Value, upper};
 
@@ -196,9 +197,7 @@ pub(crate) fn from_json(argument: &Value) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Err("fromJSON was given an empty text".to_owned());
     }
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| format!("fromJSON was given text that is not JSON: {error}"))?;
-    Ok(Value::from_json(&json))
+    json::read(&text).map_err(|error| format!("fromJSON was given text that is not JSON: {error}"))
 }
 
 pub(crate) fn to_json(value: &Value, limit: Limit) -> Result<String, String> {

@@ -21,6 +21,7 @@ pub mod context;
 pub mod error;
 pub mod evaluate;
 pub mod functions;
+mod json;
 mod lexer;
 mod number;
 pub mod parser;

@@ -42,6 +42,11 @@ pub enum Kept {
     Clashes,
 }
 
+/// A number for an artifact, as users of the language expect one: from the beginning of its digest, at most 48 bits.
+pub fn number(digest: &Digest) -> u64 {
+    digest.0.iter().take(6).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
 /// The longest name of an artifact, in bytes.
 pub const LONGEST_NAME: usize = 256;
 

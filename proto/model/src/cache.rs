@@ -45,6 +45,21 @@ pub enum Saved {
     AlreadyThere,
 }
 
+/// The one of two entries that fits keys better: by an earlier key, wholly, newer.
+pub fn better(a: CacheEntry, b: CacheEntry, keys: &[String]) -> CacheEntry {
+    let rank = |entry: &CacheEntry| {
+        let key = keys.iter().position(|key| entry.key.starts_with(key.as_str())).unwrap_or(keys.len());
+        (key, keys.get(key) != Some(&entry.key), std::cmp::Reverse(entry.at))
+    };
+    if rank(&b) < rank(&a) { b } else { a }
+}
+
+/// The version of an entry as the keeper has it, by the one that clients of the language's toolkit make: a digest of the paths and of
+/// how they pack. Which packing that was cannot be seen from it, so it is said beside it.
+pub fn version_of_clients(version: &str, gzip: bool) -> String {
+    format!("{}:{version}", if gzip { "gzip" } else { "zstd" })
+}
+
 /// Why a text cannot be a key; `None` when it can.
 pub fn refusal(key: &str) -> Option<&'static str> {
     if key.is_empty() || key.len() > LONGEST_KEY {

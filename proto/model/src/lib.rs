@@ -23,6 +23,7 @@ pub mod diagnostic;
 pub mod id;
 pub mod job;
 pub mod lease;
+pub mod ledger;
 pub mod log;
 pub mod outcome;
 pub mod policy;

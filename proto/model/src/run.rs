@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::id::{AgentName, AttemptId, Digest, JobId, JobKey, RunId, StepIndex};
+use crate::ledger::LedgerHead;
 use crate::outcome::{Annotation, Cause, EgressEntry, Outcome, StepResult};
 use crate::time::Timestamp;
 
@@ -36,6 +37,8 @@ pub struct Submission {
     pub files: Texts,
     /// Jobs of a higher one are offered first; 0 when nobody says anything.
     pub priority: i32,
+    /// The paths that the event changed, relative to the top of the repository; `None` when nobody knows.
+    pub changes: Option<Vec<String>>,
 }
 
 /// Which jobs of an ended run are run again.
@@ -85,6 +88,9 @@ pub struct RunView {
     /// The run whose plan it runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<RunId>,
+    /// Where the chain of everything stands that its steps tried to reach; `None` while nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerHead>,
 }
 
 /// The life of a job.

@@ -7,6 +7,7 @@ use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::*;
 use caisson_model::job::{JobSpec, Need, RunContexts, Strategy};
 use caisson_model::lease::{self, AgentMessage, Completion, ControllerMessage, StepChange, StepReport};
+use caisson_model::ledger::LedgerHead;
 use caisson_model::log::{LogAck, LogChunk, LogGap, LogPush, LogRead, LogSeal};
 use caisson_model::outcome::*;
 use caisson_model::policy::{Egress, Grant, Identity, Limits, Preset};
@@ -311,6 +312,7 @@ impl Tape {
             started: self.maybe(Tape::at),
             finished: self.maybe(Tape::at),
             rerun_of: self.maybe(Tape::run_id),
+            ledger: self.maybe(|t| LedgerHead { entries: t.long(), head: t.digest() }),
         }
     }
     fn job_view(&mut self) -> JobView {
@@ -416,6 +418,7 @@ impl Tape {
             source: self.maybe(Tape::digest),
             files: self.table(),
             priority: self.int() as i32,
+            changes: self.maybe(|tape| tape.many(Tape::text)),
         }
     }
     fn submit_answer(&mut self) -> Result<Submitted, ApiError> {

@@ -1,6 +1,7 @@
 //! What a client hands in and what it sees.
 
 use caisson_model::agent::AgentView;
+use caisson_model::ledger::LedgerHead;
 use caisson_model::log::LogRead;
 use caisson_model::run::{
     Explanation, JobState, JobView, NumberedEvent, RerunScope, RunEvent, RunState, RunView, StepState, StepView, Submission,
@@ -15,7 +16,8 @@ enumeration!(JobState => JobState { Waiting, Queued, Offered, Leased, Running, S
 enumeration!(StepState => StepState { Running, Finished });
 enumeration!(RerunScope => RerunScope { All, Failed });
 
-message!(RunView => RunView { id, workflow, file, event, state, outcome, submitted, started, finished, rerun_of });
+message!(RunView => RunView { id, workflow, file, event, state, outcome, submitted, started, finished, rerun_of, ledger });
+message!(LedgerHead => LedgerHead { entries, head });
 message!(JobView => JobView { key, name, state, outcome, cause, attempt, agent, started, finished, outputs } whole { id });
 message!(StepView => StepView { index, id, name, state, result, started, finished } whole { attempt });
 message!(AgentView => AgentView { name, connected, slots, labels, enforces, jobs, cordoned, draining, revoked });
@@ -37,6 +39,7 @@ impl Cross for Submission {
             source: self.source.out(),
             files: self.files.out(),
             priority: self.priority,
+            changes: self.changes.map(|paths| wire::Changes { paths }),
         }
     }
 
@@ -52,6 +55,7 @@ impl Cross for Submission {
             source: field(wire.source, "source")?,
             files: field(wire.files, "files")?,
             priority: wire.priority,
+            changes: wire.changes.map(|changes| changes.paths),
         })
     }
 }

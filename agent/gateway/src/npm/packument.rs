@@ -194,6 +194,13 @@ impl Packument {
         }
     }
 
+    /// The text of one version, by its number or a tag.
+    pub(crate) fn version(&self, wanted: &str) -> Option<Vec<u8>> {
+        let tag = self.document.get("dist-tags").and_then(|tags| tags.get(wanted)).and_then(Value::as_str);
+        let wanted = tag.unwrap_or(wanted);
+        self.versions().find(|(version, _)| *version == wanted).map(|(_, version)| version.to_string().into_bytes())
+    }
+
     /// Its text.
     pub(crate) fn render(self) -> Vec<u8> {
         Value::Object(self.document).to_string().into_bytes()
@@ -244,5 +251,9 @@ mod tests {
         let mut silent = demo();
         silent.document.remove("time");
         assert_eq!(silent.before(1).unwrap_err(), "1.9.0");
+        for (wanted, version) in [("1.9.0", Some("1.9.0")), ("latest", Some("2.0.0")), ("9.0.0", None), ("no", None)] {
+            let found = demo().version(wanted).map(|bytes| serde_json::from_slice::<Value>(&bytes).unwrap()["version"].clone());
+            assert_eq!(found, version.map(Value::from), "{wanted}");
+        }
     }
 }

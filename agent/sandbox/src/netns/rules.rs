@@ -154,6 +154,12 @@ fn led(expressions: &mut Attributes, lead: &Lead, only: Option<u16>, port: u16) 
 }
 
 fn told(expressions: &mut Attributes) {
+    // The state of a connection is looked at for one effect alone: a chain of this kind sees nothing where nobody follows connections,
+    // and without a rule that leads some on, nobody does.
+    expression(expressions, "ct", |data| {
+        data.number(1, REGISTER);
+        data.number(2, 0);
+    });
     expression(expressions, "limit", |data| {
         data.put(1, &TOLD.0.to_be_bytes());
         data.put(2, &1_u64.to_be_bytes());

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
+use caisson_sandbox::lineage::{Ends, Table};
 use caisson_sandbox::spec::{Capture, Identity, Lead, Network, Ports};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
@@ -10,7 +11,12 @@ use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
 use super::Test;
 use crate::setting::Setting;
 
-pub(crate) const TESTS: &[Test] = &[("connections are captured", captured), ("nothing of the network can be changed inside", fixed)];
+pub(crate) const TESTS: &[Test] = &[
+    ("connections are captured", captured),
+    ("what is refused is told where nothing is led on", closed),
+    ("who made a connection is found", found),
+    ("nothing of the network can be changed inside", fixed),
+];
 
 fn network(ports: Ports) -> Network {
     let lead = |text: &str, bits| Lead { address: text.parse().unwrap(), bits, ports: ports.clone() };
@@ -85,6 +91,59 @@ fn captured(setting: &Setting) {
     let octets = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
     assert!(told.windows(16).any(|window| window == octets));
     assert!(!told.windows(16).any(|window| window == std::net::Ipv6Addr::LOCALHOST.octets()), "its own loopback is its own");
+}
+
+/// Without a lead as well.
+fn closed(setting: &Setting) {
+    let script = "import socket\n\
+        for a in (('192.0.2.1', 80), ('2001:db8::1', 443), ('127.0.0.1', 9)):\n\
+        \x20 try: socket.create_connection(a, 5); print(a[0], 'connected')\n\
+        \x20 except OSError as e: print(a[0], type(e).__name__)";
+    let mut spec = setting.python(script);
+    spec.network = network(Ports::All);
+    let Network::Exit { capture: Some(capture), .. } = &mut spec.network else { unreachable!() };
+    capture.leads.clear();
+    let (mut running, _, _) = setting.start(&spec).unwrap();
+    let refusals = running.take_sockets().refusals.unwrap();
+    assert!(running.wait().unwrap().success());
+    let mut told = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(read) = nix::unistd::read(&refusals, &mut buffer) {
+        told.extend_from_slice(&buffer[..read]);
+    }
+    assert!(told.windows(4).any(|window| window == [192, 0, 2, 1]), "192.0.2.1 was not told");
+    let octets = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    assert!(told.windows(16).any(|window| window == octets), "2001:db8::1 was not told");
+    assert!(!told.windows(4).any(|window| window == [127, 0, 0, 1]), "its own loopback is its own");
+}
+
+/// By the launcher's side, whoever asks, with the ids and names that it has inside.
+fn found(setting: &Setting) {
+    let script = "import os, socket\n\
+        if os.fork():\n\
+        \x20 os.wait()\n\
+        else:\n\
+        \x20 open('/proc/self/comm', 'w').write('a child')\n\
+        \x20 for a in ('198.18.0.5', 'fdca:155e::5'):\n\
+        \x20  s = socket.create_connection((a, 80), 20); s.recv(1)";
+    let mut spec = setting.python(script);
+    spec.network = network(Ports::Only(vec![80]));
+    let (mut running, _, _) = setting.start(&spec).unwrap();
+    let onlooker = running.onlooker();
+    let sockets = running.take_sockets();
+    let listeners: Vec<TcpListener> = sockets.listeners.into_iter().map(TcpListener::from).collect();
+    for (listener, remote) in listeners.iter().zip(["198.18.0.5:80", "[fdca:155e::5]:80"]) {
+        let (mut peer, local) = listener.accept().unwrap();
+        let ends = |remote: &str| Ends { table: Table::Tcp, local, remote: remote.parse().unwrap() };
+        let found = onlooker.find(&ends(remote));
+        let names: Vec<&str> = found.iter().map(|process| process.name.as_str()).collect();
+        assert!(names.len() == 2 && names[0] == "a child" && names[1].starts_with("python"), "{remote}: {found:?}");
+        assert!(found[0].pid > found[1].pid && found[1].pid < 10, "{remote}: {found:?}");
+        peer.write_all(b".").unwrap();
+    }
+    assert!(running.wait().unwrap().success());
+    let nobody = Ends { table: Table::Tcp, local: "127.0.0.1:1".parse().unwrap(), remote: "127.0.0.1:2".parse().unwrap() };
+    assert!(onlooker.find(&nobody).is_empty(), "after the end nobody is found");
 }
 
 /// Whoever the step is, it cannot touch the rules, routes and addresses that were made for it.

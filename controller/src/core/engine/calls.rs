@@ -2,6 +2,7 @@
 
 use caisson_model::id::{Hold, JobId, RunId, StepIndex};
 use caisson_model::lease::{Completion, Recorded, StepChange, StepReport};
+use caisson_model::ledger::LedgerHead;
 use caisson_model::outcome::{Cause, Outcome};
 use caisson_model::run::{RunEvent, StepState, StepView};
 
@@ -76,6 +77,7 @@ impl Engine {
         let before = lease.steps.get(&step).copied();
         let started = before.map_or(at, |step| step.started);
         let first = lease.steps.is_empty();
+        let mut ledger = None;
         let (mark, event) = match change {
             // Terminal is sticky: what arrives after the end of a step changes nothing of it.
             StepChange::Started { .. } | StepChange::Finished { .. } if before.is_some_and(|step| step.finished) => (Mark::Remark, None),
@@ -85,6 +87,11 @@ impl Engine {
                 (Mark::Started, Some(RunEvent::Step(view)))
             }
             StepChange::Finished { id, name, result, .. } => {
+                if !result.egress.is_empty() {
+                    let run = attempt.job.run;
+                    let chain = self.run(run)?.view.ledger.unwrap_or_else(|| LedgerHead::begin(run));
+                    ledger = Some(chain.with_all(attempt, step, &result.egress));
+                }
                 let (result, finished) = (Some(*result), Some(at));
                 let view = StepView { attempt, index: step, id, name, state: StepState::Finished, result, started, finished };
                 (Mark::Finished, Some(RunEvent::Step(view)))
@@ -94,7 +101,7 @@ impl Engine {
         };
         let run = attempt.job.run;
         let was = self.run(run).map(|run| run.view.state)?;
-        self.record(Record::Reported { attempt, sequence, step, mark, at });
+        self.record(Record::Reported { attempt, sequence, step, mark, at, ledger });
         if self.run(run).map(|run| run.view.state)? != was {
             self.tell_run(run);
         }
