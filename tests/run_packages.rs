@@ -87,6 +87,44 @@ fn an_install_step_gets_packages_once_from_the_index_and_then_from_disk() {
 }
 
 #[test]
+fn a_step_that_installs_and_does_more_runs_in_two() {
+    if !pip() {
+        return;
+    }
+    let index = Index::open(Some(PASSWORD), Trick::None);
+    let place = Place::new();
+    let workflow = |script: &str| {
+        format!(
+            "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - name: Tests\n        env: {{ TOKEN: \"${{{{ secrets.TOKEN }}}}\" }}\n        run: |\n          python3 -m pip install --no-input --target \"$RUNNER_TEMP/t\" demo\n          {script}\n"
+        )
+    };
+    place.write(
+        ".github/workflows/t.yml",
+        &workflow("PYTHONPATH=$RUNNER_TEMP/t python3 -c 'import os, demo; assert os.environ[\"TOKEN\"]; print(\"demo\", demo.x)'"),
+    );
+    let secret = |place: &Place, index: &Index| {
+        let mut command = with_index(place.caisson(&["run", "--json", "--secret", "TOKEN"]), index);
+        Run::of(command.env("TOKEN", "s3cr3t-of-the-test").output().unwrap())
+    };
+    let first = secret(&place, &index);
+    first.expect(0);
+    assert!(first.log("a").contains("demo 1"), "{}", first.told());
+    assert_eq!(first.step("a", "Packages for Tests")["outcome"], "success");
+    // The index was asked by the first half alone; the second had what was stored, knowing a secret.
+    let half = |name: &str| {
+        let of_step = first.of_type("egress").filter(|entry| entry["step_name"] == name);
+        of_step.map(|entry| entry["package"]["origin"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(half("Packages for Tests").iter().any(|origin| origin == "upstream"), "{}", first.told());
+    assert!(half("Tests").iter().all(|origin| origin != "upstream"), "{}", first.told());
+
+    // What only the second half asks for by name never leaves this machine.
+    place.write(".github/workflows/t.yml", &workflow("eval \"python3 -m pip download --retries 0 -d /tmp/x leaks-$TOKEN\""));
+    secret(&place, &index).expect(1);
+    assert!(index.requests().iter().all(|request| !request.contains("leaks")), "{:?}", index.requests());
+}
+
+#[test]
 fn credentials_of_a_private_index_are_nowhere_inside() {
     if !pip() {
         return;

@@ -67,7 +67,7 @@ pub fn services(ecosystems: &[Ecosystem], egress: &Egress, gateway: &Gateway) ->
 
 fn terms(egress: &Egress, gateway: &Gateway) -> Terms {
     let settings = gateway.settings();
-    let reach = if settings.offline { Reach::Offline } else { Reach::Online };
+    let reach = if settings.offline || egress.stored { Reach::Offline } else { Reach::Online };
     Terms { before: egress.before.map(|at| at.0).into_iter().chain(settings.before).min(), reach }
 }
 

@@ -6,7 +6,8 @@
 //! # The default
 //! A step gets no network. A step whose script does nothing but install Python packages (see [`install`]) reaches the
 //! package index, and loses the secrets that its job or workflow put into every step's environment: what it runs is
-//! written by strangers. A step that names a secret itself gets no network by default, install step or not.
+//! written by strangers. A step that names a secret itself gets no network by default, install step or not. A step that installs and
+//! does more runs in two (see [`split`]).
 
 mod apt;
 mod clones;
@@ -16,14 +17,16 @@ pub mod install;
 pub mod permissions;
 pub mod retry;
 pub mod rules;
+mod runner;
 mod shell;
+mod split;
 pub mod text;
 pub mod trust;
 
 use std::collections::BTreeSet;
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
-use caisson_model::id::JobKey;
+use caisson_model::id::{JobKey, StepIndex};
 use caisson_model::policy::{self as model, AddressRange, Destination, Egress, Grant, Identity, Preset};
 use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
@@ -64,9 +67,7 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
     plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
-        for step in &mut job.steps {
-            admission.step([&workflow, &file], key, step, &inherited);
-        }
+        job.steps = admission.steps([&workflow, &file], key, std::mem::take(&mut job.steps), &inherited);
     });
     if let Some(bound) = &rules.workflow.permissions {
         let place = Location { file: file.clone(), ..Location::default() };
@@ -132,16 +133,38 @@ fn secrets<'t>(texts: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
 }
 
 impl Admission<'_> {
-    /// Grants a step of a job, and the steps of the action that it uses.
-    fn step(&mut self, workflow: [&str; 2], job: &JobKey, step: &mut StepSpec, inherited: &BTreeSet<String>) {
-        let construct = format!("jobs.{job}.steps[{}]", step.index.0);
-        let own = own(step);
-        let names = names_of(step);
-        let mut installs = false;
-        if let Action::Composite(composite) = &mut step.action {
-            installs = self.inner(workflow, job, composite, &names, &own, &construct);
+    /// Grants the steps of a job, and those of the actions that they use. There are more afterwards when some run in two.
+    fn steps(&mut self, workflow: [&str; 2], job: &JobKey, steps: Vec<StepSpec>, inherited: &BTreeSet<String>) -> Vec<StepSpec> {
+        let mut granted = Vec::with_capacity(steps.len());
+        for mut step in steps {
+            let construct = format!("jobs.{job}.steps[{}]", step.index.0);
+            let own = own(&step);
+            let names = names_of(&step);
+            let mut installs = false;
+            if let Action::Composite(composite) = &mut step.action {
+                installs = self.inner(workflow, job, composite, &names, &own, &construct);
+            }
+            let ahead = self.ahead(workflow, job, &step, &names, &construct);
+            step.grant = self.grant(workflow, job, &step, &names, inherited, &own, &construct, installs, ahead.as_ref());
+            granted.extend(ahead);
+            granted.push(step);
         }
-        step.grant = self.grant(workflow, job, step, &names, inherited, &own, &construct, installs);
+        numbered(granted)
+    }
+
+    /// The half of a step that installs, granted, if the step does more and no rule says what it reaches.
+    fn ahead(&mut self, workflow: [&str; 2], job: &JobKey, step: &StepSpec, names: &[String], construct: &str) -> Option<StepSpec> {
+        let network = &self.rules.network;
+        let labels: Vec<&str> = names.iter().map(String::as_str).collect();
+        let rule = self.rules.for_step(&StepSubject { workflow, job: &job.0, step: &labels });
+        if network.install.presets().is_empty() || network.split == Some(false) || rule.presets.is_some() {
+            return None;
+        }
+        let mut ahead = split::before(step, |text| !secrets([text].into_iter()).is_empty())?;
+        ahead.grant = Grant::default();
+        let nothing = BTreeSet::new();
+        ahead.grant = self.grant(workflow, job, &ahead, names, &nothing, &nothing, construct, false, None);
+        (!ahead.grant.egress.presets.is_empty()).then_some(ahead)
     }
 
     /// Grants the steps of an action. They have no secrets of their own: what the outer step hands over is in their environment.
@@ -156,17 +179,22 @@ impl Admission<'_> {
         construct: &str,
     ) -> bool {
         let mut installs = false;
-        for step in &mut composite.steps {
+        let mut granted = Vec::with_capacity(composite.steps.len());
+        for mut step in std::mem::take(&mut composite.steps) {
             let construct = format!("{construct}.steps[{}]", step.index.0);
             let mut names = outer.to_vec();
-            names.extend(names_of(step));
+            names.extend(names_of(&step));
             if let Action::Composite(composite) = &mut step.action {
                 installs |= self.inner(workflow, job, composite, &names, own, &construct);
             }
-            let grant = self.grant(workflow, job, step, &names, &BTreeSet::new(), own, &construct, false);
-            installs |= grant.egress.reason.starts_with("default: ");
+            let ahead = self.ahead(workflow, job, &step, &names, &construct);
+            let grant = self.grant(workflow, job, &step, &names, &BTreeSet::new(), own, &construct, false, ahead.as_ref());
+            installs |= ahead.is_some() || grant.egress.reason.starts_with("default: ");
             step.grant = Grant { secrets: Vec::new(), ..grant };
+            granted.extend(ahead);
+            granted.push(step);
         }
+        composite.steps = numbered(granted);
         installs
     }
 
@@ -181,10 +209,14 @@ impl Admission<'_> {
         own: &BTreeSet<String>,
         construct: &str,
         installs: bool,
+        ahead: Option<&StepSpec>,
     ) -> Grant {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let rule = self.rules.for_step(&StepSubject { workflow, job: &job.0, step: &names });
-        let (mut default, mut default_reason) = self.default_presets(step, own, construct);
+        let (mut default, mut default_reason) = match ahead {
+            Some(_) => (Vec::new(), String::new()),
+            None => self.default_presets(step, own, construct),
+        };
         let installs_debian = self.installs_debian(step, own, &rule, construct);
         if installs_debian {
             default.push(Preset::DebianPackages);
@@ -200,7 +232,11 @@ impl Admission<'_> {
             _ => own.union(inherited).cloned().chain(step.grant.secrets.iter().cloned()).collect(),
         };
         let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, construct)).collect();
-        let mut egress = self.egress(&rule, default, default_reason);
+        // What is stored on the host tells nobody outside what the step asks for, whatever it knows.
+        let mut egress = match ahead {
+            Some(ahead) => Egress { stored: true, ..self.egress(&rule, ahead.grant.egress.presets.clone(), split::STORED.to_owned()) },
+            None => self.egress(&rule, default, default_reason),
+        };
         if let (Some((to, ranges)), Action::Uses { action, .. }) = (&self.clone, &step.action)
             && action == clones::CLONING_ACTION
         {
@@ -347,6 +383,7 @@ impl Admission<'_> {
             before: rule.before.or(network.before).map(|moment| moment.0),
             bytes: rule.bytes.or(network.bytes).map(|size| size.0),
             connections: rule.connections.or(network.connections).and_then(|count| u32::try_from(count.0).ok()),
+            stored: false,
             learn: network.learning,
             fail_on_new: network.fail_on_new_egress,
             reason: reasons.join(", "),
@@ -387,6 +424,14 @@ impl Admission<'_> {
     fn warn(&mut self, location: &Location, construct: &str, message: String, help: &str) {
         self.findings.push(finding(Severity::Warning, location, construct, message, help));
     }
+}
+
+/// The steps with their positions as numbers.
+fn numbered(mut steps: Vec<StepSpec>) -> Vec<StepSpec> {
+    for (step, index) in steps.iter_mut().zip(0..) {
+        step.index = StepIndex(index);
+    }
+    steps
 }
 
 fn finding(severity: Severity, location: &Location, construct: &str, message: String, help: &str) -> Diagnostic {

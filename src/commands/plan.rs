@@ -178,7 +178,8 @@ fn place(step: &StepSpec, label: &str) -> String {
 }
 
 fn reached(grant: &Grant) -> Vec<String> {
-    let presets = grant.egress.presets.iter().map(|preset| match preset {
+    // What is stored is on this machine already.
+    let presets = grant.egress.presets.iter().filter(|_| !grant.egress.stored).map(|preset| match preset {
         Preset::PythonPackages => "the Python package index".to_owned(),
         Preset::NodePackages => "the npm registry".to_owned(),
         Preset::DebianPackages => "the Debian archives".to_owned(),
@@ -193,6 +194,9 @@ fn granted(grant: &Grant) -> Vec<String> {
     if !reach.is_empty() {
         let reason = if grant.egress.reason.is_empty() { String::new() } else { format!(" ({})", grant.egress.reason) };
         words.push(format!("reach {}{reason}", reach.join(", ")));
+    }
+    if grant.egress.stored {
+        words.push("take packages that are stored, reaching nothing".to_owned());
     }
     if !grant.secrets.is_empty() {
         words.push(format!("read secrets {}", grant.secrets.join(", ")));
@@ -297,6 +301,7 @@ fn step_json(step: &StepSpec) -> Value {
         "if": step.condition,
         "reaches": reached(&step.grant),
         "reason": step.grant.egress.reason,
+        "stored_packages": step.grant.egress.stored,
         "secrets": step.grant.secrets,
         "root": step.grant.identity == Identity::Root,
     })

@@ -3,7 +3,8 @@
 use caisson_model::policy::Preset;
 
 use crate::policy::apt;
-use crate::policy::shell::{self, Command, Word};
+use crate::policy::runner;
+use crate::policy::shell::{self, Command, Word, assigned, is_tool, program};
 
 /// What a script is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +67,8 @@ pub fn presets(script: &str) -> Vec<Preset> {
     let words: Vec<&str> = script.split(|c: char| c.is_whitespace() || "();&|`$\"'/".contains(c)).collect();
     let any = |tools: &[&str]| words.iter().any(|word| tools.contains(word));
     let node = any(&NODE_TOOLS);
-    let python =
-        any(&["uv", "poetry", "pipenv", "pdm", "virtualenv"]) || words.iter().any(|word| is_tool(word, "pip") || is_tool(word, "python"));
+    let python = any(&["uv", "uvx", "poetry", "pipenv", "pipx", "pdm", "hatch", "tox", "nox", "virtualenv", "pip-sync", "pip-compile"])
+        || words.iter().any(|word| is_tool(word, "pip") || is_tool(word, "python"));
     let found = [(python, Preset::PythonPackages), (node, Preset::NodePackages)];
     found.into_iter().filter_map(|(there, preset)| there.then_some(preset)).collect()
 }
@@ -89,6 +90,12 @@ pub(super) fn is_understood(command: &Command) -> bool {
     meaning(command).is_ok()
 }
 
+/// Whether a command prepares others: it installs, or changes where and in which environment they run.
+pub(super) fn prepares(command: &Command) -> bool {
+    let speaks = |word: &Word| matches!(word.text.as_str(), "echo" | "printf" | "pwd" | "which" | "type");
+    !apt::is_apt(command) && is_understood(command) && !command.words.first().is_some_and(speaks)
+}
+
 /// Whether somebody who reads the script would say that it installs packages: two words in a row, whatever is around them.
 fn mentions_installing(script: &str) -> bool {
     script.lines().map(|line| line.split(" #").next().unwrap_or_default()).filter(|line| !line.trim_start().starts_with('#')).any(|line| {
@@ -104,13 +111,6 @@ fn mentions_installing(script: &str) -> bool {
                 tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
             }
         })
-    })
-}
-
-/// `pip`, `pip3`, `pip3.12`.
-fn is_tool(name: &str, tool: &str) -> bool {
-    name.strip_prefix(tool).is_some_and(|version| {
-        version.is_empty() || (version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(|c| c.is_ascii_digit() || c == '.'))
     })
 }
 
@@ -138,47 +138,60 @@ fn meaning(command: &Command) -> Result<Meaning, String> {
     if is_tool(name, "python") {
         return python(arguments).ok_or_else(|| format!("{} runs more than pip or venv", first.text));
     }
-    let sub = || arguments.iter().find(|word| !word.text.starts_with('-')).filter(|word| word.literal).map(|word| word.text.as_str());
-    match name {
-        "uv" if matches!(sub(), Some("pip" | "sync" | "lock")) => Ok(Meaning::Installs),
-        "uv" if sub() == Some("venv") => Ok(Meaning::Harmless),
-        "poetry" if matches!(sub(), Some("install" | "lock")) => Ok(Meaning::Installs),
-        "poetry" if sub() == Some("config") => Ok(Meaning::Harmless),
-        "pipenv" if matches!(sub(), Some("install" | "sync")) => Ok(Meaning::Installs),
-        "npm" if matches!(sub(), Some("ci" | "install" | "i" | "clean-install")) => Ok(Meaning::Installs),
-        "yarn" | "pnpm" if matches!(sub(), Some("install" | "i")) => Ok(Meaning::Installs),
-        "npm" | "yarn" | "pnpm" => Err(format!("{name} {} may run more than an installation", sub().unwrap_or_default())),
-        "uv" | "poetry" | "pipenv" => Err(format!("{name} {} may run more than an installation", sub().unwrap_or_default())),
+    tool(name, arguments).unwrap_or_else(|| Err(unknown()))
+}
+
+/// Whether words are a command that installs only, such as `tox --notest`.
+fn installs(words: &[Word]) -> bool {
+    let Some((first, arguments)) = words.split_first() else { return false };
+    first.literal && matches!(first.text.as_str(), "tox" | "nox") && matches!(tool(&first.text, arguments), Some(Ok(Meaning::Installs)))
+}
+
+/// A command that is known by its name; `None` for others.
+fn tool(name: &str, arguments: &[Word]) -> Option<Result<Meaning, String>> {
+    let mut plain = arguments.iter().filter(|word| !word.text.starts_with('-')).map(|word| word.literal.then_some(word.text.as_str()));
+    let sub = plain.next().flatten();
+    let second = plain.next().flatten();
+    let says = |options: &[&str]| arguments.iter().take_while(|word| word.text != "--").any(|word| options.contains(&word.text.as_str()));
+    let last = |text: &str| arguments.last().is_some_and(|word| word.literal && word.text == text);
+    Some(match name {
+        "uv" if matches!(sub, Some("pip" | "sync" | "lock" | "build")) => Ok(Meaning::Installs),
+        "uv" if (sub, second) == (Some("tool"), Some("install")) => Ok(Meaning::Installs),
+        // These carry their harmless last word for the sake of what they install before it.
+        "uv" if sub == Some("run") && last("true") && runner::uv_runs(arguments).is_some_and(|at| at + 1 == arguments.len()) => {
+            Ok(Meaning::Installs)
+        }
+        "uv" if sub == Some("run") && runner::uv_runs(arguments).is_some_and(|at| installs(&arguments[at..])) => Ok(Meaning::Installs),
+        "uvx" if runner::uvx_runs(arguments).is_some_and(|at| installs(&arguments[at..])) => Ok(Meaning::Installs),
+        "uvx" if last("--version") && runner::uvx_runs(arguments).is_some_and(|at| at + 2 == arguments.len()) => Ok(Meaning::Installs),
+        "uv" if matches!(sub, Some("venv" | "python" | "--version")) => Ok(Meaning::Harmless),
+        "tox" if says(&["--notest", "-n"]) => Ok(Meaning::Installs),
+        "nox" if says(&["--install-only"]) => Ok(Meaning::Installs),
+        "pip-sync" | "pip-compile" => Ok(Meaning::Installs),
+        "pipx" if matches!(sub, Some("install" | "inject")) => Ok(Meaning::Installs),
+        "pdm" if matches!(sub, Some("install" | "sync" | "lock" | "build")) => Ok(Meaning::Installs),
+        "hatch" if (sub, second) == (Some("env"), Some("create")) || sub == Some("build") => Ok(Meaning::Installs),
+        "poetry" if matches!(sub, Some("install" | "sync" | "lock" | "build")) => Ok(Meaning::Installs),
+        "poetry" if (sub, second) == (Some("self"), Some("add")) => Ok(Meaning::Installs),
+        "poetry" | "pdm" | "hatch" if matches!(sub, Some("config" | "use" | "check")) => Ok(Meaning::Harmless),
+        "pipenv" if matches!(sub, Some("install" | "sync")) => Ok(Meaning::Installs),
+        "npm" if matches!(sub, Some("ci" | "install" | "i" | "clean-install")) => Ok(Meaning::Installs),
+        "yarn" | "pnpm" if matches!(sub, Some("install" | "i")) => Ok(Meaning::Installs),
+        "npm" | "yarn" | "pnpm" | "uv" | "uvx" | "poetry" | "pipenv" | "pipx" | "pdm" | "hatch" | "tox" | "nox" => {
+            Err(format!("{name} {} may run more than an installation", sub.unwrap_or_default()))
+        }
         "virtualenv" => Ok(Meaning::Harmless),
         "source" | "." => match arguments {
             [file] if file.text.ends_with("bin/activate") => Ok(Meaning::Harmless),
             _ => Err(format!("{name} runs another script")),
         },
         "export" | "unset" => {
-            for word in arguments.iter().filter(|word| !word.text.starts_with('-')) {
-                plain_variable(assigned(word).unwrap_or(&word.text))?;
-            }
-            Ok(Meaning::Harmless)
+            let mut names = arguments.iter().filter(|word| !word.text.starts_with('-'));
+            names.try_for_each(|word| plain_variable(assigned(word).unwrap_or(&word.text))).map(|()| Meaning::Harmless)
         }
         name if COMPANIONS.contains(&name) => Ok(Meaning::Harmless),
-        _ => Err(unknown()),
-    }
-}
-
-/// The program's name. A path counts when it leads into a `bin` folder, as that of a virtual environment does.
-fn program(text: &str) -> Option<&str> {
-    match text.rsplit_once('/') {
-        None => Some(text),
-        Some((folder, name)) => (folder == "bin" || folder.ends_with("/bin")).then_some(name),
-    }
-}
-
-/// The name before the `=`, if the word is an assignment.
-fn assigned(word: &Word) -> Option<&str> {
-    let (name, _) = word.text.split_once('=')?;
-    let name = name.strip_suffix('+').unwrap_or(name);
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    (plain && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')).then_some(name)
+        _ => return None,
+    })
 }
 
 fn plain_variable(name: &str) -> Result<(), String> {
@@ -202,6 +215,8 @@ fn python(arguments: &[Word]) -> Option<Meaning> {
                 return match module.text.as_str() {
                     "pip" => Some(Meaning::Installs),
                     "venv" | "virtualenv" | "ensurepip" => Some(Meaning::Harmless),
+                    "build" => Some(Meaning::Installs),
+                    "tox" | "nox" | "pipx" | "pipenv" | "poetry" | "pdm" | "hatch" | "uv" => tool(&module.text, words.as_slice())?.ok(),
                     _ => None,
                 };
             }
@@ -263,6 +278,16 @@ mod tests {
             "pip install a\n\n\npip install b",
             "pip in\\stall x",
             "pip install a;pip install b",
+            "tox run --notest -e py312",
+            "python -m tox --notest",
+            "nox -s tests --install-only",
+            "uv run --group test -p 3.12 true",
+            "uvx --with tox-uv tox --version",
+            "uv tool install tox --with tox-uv",
+            "pipx install poetry",
+            "python -m build --sdist",
+            "pdm sync -G test",
+            "hatch env create test",
         ];
         let mixed = [
             "echo pip install; curl https://evil.example",
@@ -348,7 +373,11 @@ mod tests {
             "echo \"$(date)\"",
             "pipx run black",
             "tox",
-            "python -m build",
+            "tox -e py -- --notest",
+            "uv run true evil",
+            "uv run pytest true",
+            "uv run --with x.y evil true",
+            "uvx ruff check --version",
         ];
         for script in installs {
             assert_eq!(read(script, None), Reading::Installs, "{script}");

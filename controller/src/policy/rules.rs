@@ -49,6 +49,8 @@ pub struct Rules {
 pub struct Network {
     /// What steps get that only install packages.
     pub install: Install,
+    /// Whether steps that install packages and do more run in two, the installing commands ahead; `None` is yes.
+    pub split: Option<bool>,
     /// What every step may reach.
     pub allow: Vec<Destination>,
     /// Private ranges that allowed names may resolve to.

@@ -11,6 +11,31 @@ pub(super) struct Word {
     pub(super) text: String,
     /// Whether the text is what the command sees: nothing is expanded in it.
     pub(super) literal: bool,
+    /// Where it stands, as written.
+    pub(super) source: Source,
+}
+
+/// What a part of a script looks like in it: the text with its quotes, and where it begins and ends, in bytes of the text that is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Source {
+    /// Its first byte.
+    pub(super) start: usize,
+    /// The byte after its last.
+    pub(super) end: usize,
+}
+
+/// What binds a command to the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// Nothing: a new line, or `;`.
+    #[default]
+    Loose,
+    /// `&&`.
+    And,
+    /// `||`.
+    Or,
+    /// `|`.
+    Pipe,
 }
 
 /// A simple command: words, and the files that its output goes to.
@@ -20,6 +45,33 @@ pub(super) struct Command {
     pub(super) words: Vec<Word>,
     /// Targets of `>`, `>>` and `2>`.
     pub(super) outputs: Vec<Word>,
+    /// How it hangs on the command before it.
+    pub(super) binding: Binding,
+    /// Where it stands, redirections with it.
+    pub(super) source: Source,
+}
+
+/// `pip`, `pip3`, `pip3.12`.
+pub(super) fn is_tool(name: &str, tool: &str) -> bool {
+    name.strip_prefix(tool).is_some_and(|version| {
+        version.is_empty() || (version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(|c| c.is_ascii_digit() || c == '.'))
+    })
+}
+
+/// The program's name. A path counts when it leads into a `bin` folder, as that of a virtual environment does.
+pub(super) fn program(text: &str) -> Option<&str> {
+    match text.rsplit_once('/') {
+        None => Some(text),
+        Some((folder, name)) => (folder == "bin" || folder.ends_with("/bin")).then_some(name),
+    }
+}
+
+/// The name before the `=`, if the word is an assignment.
+pub(super) fn assigned(word: &Word) -> Option<&str> {
+    let (name, _) = word.text.split_once('=')?;
+    let name = name.strip_suffix('+').unwrap_or(name);
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (plain && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')).then_some(name)
 }
 
 /// Contexts whose values the workflow itself spells out. All others can hold what nobody has read.
@@ -28,13 +80,45 @@ const PLAIN_CONTEXTS: [&str; 3] = ["matrix", "runner", "strategy"];
 /// Stands for the value of an expression while the script is read; no script may hold it otherwise.
 const VALUE: char = '\u{1}';
 
-/// The commands of a script, or why it cannot be told what they are.
-pub(super) fn commands(script: &str) -> Result<Vec<Command>, &'static str> {
-    let text = without_expressions(script)?;
-    Reader { rest: text.chars().peekable(), commands: Vec::new(), command: Command::default() }.read()
+/// A script, taken apart.
+pub(super) struct Script {
+    /// Its commands in order.
+    pub(super) commands: Vec<Command>,
+    text: String,
+    expressions: Vec<String>,
 }
 
-fn without_expressions(script: &str) -> Result<String, &'static str> {
+impl Script {
+    /// What was written there, with its expressions.
+    pub(super) fn written(&self, start: usize, end: usize) -> String {
+        let mut expressions = self.expressions.iter().skip(self.text[..start].matches(VALUE).count());
+        let mut out = String::new();
+        for c in self.text[start..end].chars() {
+            match c {
+                VALUE => out.extend(expressions.next().map(String::as_str)),
+                c => out.push(c),
+            }
+        }
+        out
+    }
+}
+
+/// The commands of a script, or why it cannot be told what they are.
+pub(super) fn commands(script: &str) -> Result<Vec<Command>, &'static str> {
+    Ok(read(script)?.commands)
+}
+
+/// The script with where its commands stand, or why it cannot be told what they are.
+pub(super) fn read(script: &str) -> Result<Script, &'static str> {
+    let mut expressions = Vec::new();
+    let text = without_expressions(script, &mut expressions)?;
+    let reader =
+        Reader { whole: text.len(), rest: Rest(&text), commands: Vec::new(), command: Command::default(), binding: Binding::Loose };
+    let commands = reader.read()?;
+    Ok(Script { commands, text, expressions })
+}
+
+fn without_expressions(script: &str, expressions: &mut Vec<String>) -> Result<String, &'static str> {
     if script.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
         return Err("it holds control characters");
     }
@@ -43,51 +127,77 @@ fn without_expressions(script: &str) -> Result<String, &'static str> {
     for part in template.parts() {
         match part {
             caisson_expr::Part::Literal(literal) => text.push_str(literal),
-            caisson_expr::Part::Expression { expression, .. } => {
+            caisson_expr::Part::Expression { expression, span, .. } => {
                 if !expression.contexts().iter().all(|context| PLAIN_CONTEXTS.contains(&context.to_lowercase().as_str())) {
                     return Err("an expression puts text into the script that only a run knows");
                 }
                 text.push(VALUE);
+                expressions.push(script.get(span.start..span.end).unwrap_or_default().to_owned());
             }
         }
     }
     Ok(text)
 }
 
+/// What is still to be read.
+#[derive(Clone)]
+struct Rest<'t>(&'t str);
+
+impl Rest<'_> {
+    fn peek(&self) -> Option<char> {
+        self.0.chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let next = self.peek()?;
+        self.0 = &self.0[next.len_utf8()..];
+        Some(next)
+    }
+
+    fn next_if(&mut self, wanted: impl FnOnce(char) -> bool) -> Option<char> {
+        self.peek().filter(|c| wanted(*c)).and_then(|_| self.next())
+    }
+}
+
 struct Reader<'t> {
-    rest: std::iter::Peekable<std::str::Chars<'t>>,
+    whole: usize,
+    rest: Rest<'t>,
     commands: Vec<Command>,
     command: Command,
+    binding: Binding,
 }
 
 impl Reader<'_> {
     fn read(mut self) -> Result<Vec<Command>, &'static str> {
-        while let Some(next) = self.rest.peek().copied() {
+        while let Some(next) = self.rest.peek() {
             match next {
                 ' ' | '\t' => drop(self.rest.next()),
                 '\n' | ';' => {
                     self.rest.next();
-                    if next == ';' && self.rest.peek() == Some(&';') {
+                    if next == ';' && self.rest.peek() == Some(';') {
                         return Err("it uses `case`");
                     }
-                    self.end();
+                    self.end(Binding::Loose);
                 }
-                '#' => while self.rest.next_if(|c| *c != '\n').is_some() {},
+                '#' => while self.rest.next_if(|c| c != '\n').is_some() {},
                 '&' => {
                     self.rest.next();
                     match self.rest.next() {
-                        Some('&') => self.end(),
+                        Some('&') => self.end(Binding::And),
                         _ => return Err("it uses `&`"),
                     }
                 }
                 '|' => {
                     self.rest.next();
-                    match self.rest.peek() {
-                        Some('|') => drop(self.rest.next()),
+                    let binding = match self.rest.peek() {
+                        Some('|') => Binding::Or,
                         Some('&') => return Err("it uses `|&`"),
-                        _ => {}
+                        _ => Binding::Pipe,
+                    };
+                    if binding == Binding::Or {
+                        self.rest.next();
                     }
-                    self.end();
+                    self.end(binding);
                 }
                 '(' | ')' => return Err("it uses parentheses: a function or a subshell"),
                 '<' | '>' => self.redirection()?,
@@ -95,15 +205,34 @@ impl Reader<'_> {
                 _ => self.word()?,
             }
         }
-        self.end();
+        self.end(Binding::Loose);
         Ok(self.commands)
     }
 
-    fn end(&mut self) {
+    /// Takes what was read as a command, and remembers what the next one hangs on it by.
+    fn end(&mut self, next: Binding) {
         let command = std::mem::take(&mut self.command);
         if command != Command::default() {
-            self.commands.push(command);
+            self.commands.push(Command { binding: self.binding, ..command });
+            self.binding = next;
+        } else if next != Binding::Loose {
+            self.binding = next;
         }
+    }
+
+    /// How far the text was read.
+    fn position(&self) -> usize {
+        self.whole - self.rest.0.len()
+    }
+
+    /// Something of the command ends here that began at `start`.
+    fn reached(&mut self, start: usize) {
+        let end = self.position();
+        let source = &mut self.command.source;
+        if *source == Source::default() {
+            source.start = start;
+        }
+        source.end = end;
     }
 
     /// Takes a backslash at the end of a line.
@@ -117,6 +246,13 @@ impl Reader<'_> {
     }
 
     fn redirection(&mut self) -> Result<(), &'static str> {
+        let start = self.position();
+        self.target()?;
+        self.reached(start);
+        Ok(())
+    }
+
+    fn target(&mut self) -> Result<(), &'static str> {
         let input = self.rest.next() == Some('<');
         match self.rest.peek() {
             Some('<') if input => return Err("it uses a here-document"),
@@ -125,9 +261,9 @@ impl Reader<'_> {
             Some('>') => return Err("it opens a file for reading and writing"),
             _ => {}
         }
-        if self.rest.next_if_eq(&'&').is_some() {
+        if self.rest.next_if(|c| c == '&').is_some() {
             let mut descriptor = String::new();
-            while let Some(c) = self.rest.next_if(|c| c.is_ascii_digit() || *c == '-') {
+            while let Some(c) = self.rest.next_if(|c| c.is_ascii_digit() || c == '-') {
                 descriptor.push(c);
             }
             return if descriptor.is_empty() { Err("it redirects to what cannot be told") } else { Ok(()) };
@@ -146,9 +282,10 @@ impl Reader<'_> {
     }
 
     fn word(&mut self) -> Result<(), &'static str> {
-        let mut word = Word { text: String::new(), literal: true };
+        let start = self.position();
+        let mut word = Word { text: String::new(), literal: true, source: Source::default() };
         let mut quoted = false;
-        while let Some(next) = self.rest.peek().copied() {
+        while let Some(next) = self.rest.peek() {
             match next {
                 ' ' | '\t' | '\n' | ';' | '&' | '|' | '(' | ')' | '<' | '>' => break,
                 '\\' => {
@@ -188,6 +325,8 @@ impl Reader<'_> {
                 }
             }
         }
+        word.source = Source { start, end: self.position() };
+        self.reached(start);
         // `2>` is no word but says which output is meant.
         let descriptor = !quoted && !word.text.is_empty() && word.text.chars().all(|c| c.is_ascii_digit());
         if descriptor && matches!(self.rest.peek(), Some('<' | '>')) {
@@ -199,7 +338,7 @@ impl Reader<'_> {
 
     fn double_quoted(&mut self, word: &mut Word) -> Result<(), &'static str> {
         loop {
-            match self.rest.peek().copied().ok_or("a quote is not closed")? {
+            match self.rest.peek().ok_or("a quote is not closed")? {
                 '"' => {
                     self.rest.next();
                     return Ok(());
@@ -229,7 +368,7 @@ impl Reader<'_> {
     fn variable(&mut self, word: &mut Word) -> Result<(), &'static str> {
         self.rest.next();
         word.text.push('$');
-        match self.rest.peek().copied() {
+        match self.rest.peek() {
             Some('(') => return Err("it uses a command substitution"),
             Some('\'' | '"') => return Err("it uses `$'...'` quotes"),
             Some('[') => return Err("it uses arithmetic"),
@@ -248,7 +387,7 @@ impl Reader<'_> {
             }
             Some(c) if c.is_ascii_alphabetic() || c == '_' => {
                 word.literal = false;
-                while let Some(c) = self.rest.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
+                while let Some(c) = self.rest.next_if(|c| c.is_ascii_alphanumeric() || c == '_') {
                     word.text.push(c);
                 }
             }

@@ -48,6 +48,8 @@ pub struct Egress {
     pub bytes: Option<u64>,
     /// The most connections that it may have open at once; `None` leaves it to the agent.
     pub connections: Option<u32>,
+    /// Whether packages come from the store of the agent's host alone: what is not there fails, and nobody outside is asked.
+    pub stored: bool,
     /// Whether a step fails that reaches for something which nothing allows.
     pub fail_on_new: bool,
     /// Whether everything public is allowed, to learn what the step wants.

@@ -11,7 +11,7 @@ use crate::wire;
 enumeration!(Preset => Preset { PythonPackages, NodePackages, DebianPackages });
 enumeration!(Identity => Identity { User, Root });
 
-message!(Egress => Egress { allow, presets, reason, ranges, before, bytes, connections, learn, fail_on_new });
+message!(Egress => Egress { allow, presets, reason, ranges, before, bytes, connections, learn, fail_on_new, stored });
 message!(Grant => Grant { secrets, system_calls, identity } whole { egress, limits });
 message!(Strategy => Strategy { fail_fast, job_index, job_total, max_parallel });
 

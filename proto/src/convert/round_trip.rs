@@ -208,6 +208,7 @@ impl Tape {
                 connections: self.maybe(Tape::int),
                 learn: self.flag(),
                 fail_on_new: self.flag(),
+                stored: self.flag(),
                 reason: self.text(),
             },
             secrets: self.many(Tape::text),
