@@ -101,6 +101,8 @@ def write_scripts(directory, site):
         with open(os.path.join(info, "INSTALLER"), "w") as installer:
             installer.write("pip\n")
         with open(os.path.join(info, "RECORD"), "a") as record:
+            # What the record does not name would outlive the pip that it belongs to, and look like another one.
+            record.write(os.path.basename(info) + "/INSTALLER,,\n")
             for name in names:
                 record.write(os.path.relpath(os.path.join(directory, "bin", name), site) + ",,\n")
 

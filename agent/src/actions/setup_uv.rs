@@ -32,7 +32,8 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
     bench.say(&format!("uv {} from {}", found.version, found.path)).await;
     bench.output("uv-version", &found.version);
     bench.output("uv-path", &found.path);
-    bench.output("uvx-path", &format!("{directory}/uvx"));
+    let uvx = uvx(&found, &directory, bench).await?;
+    bench.output("uvx-path", &uvx);
     show_interpreters(bench).await?;
     // There is no place to download interpreters from; without this uv would try for long.
     bench.export("UV_PYTHON_DOWNLOADS", "never");
@@ -206,6 +207,23 @@ async fn fetch(wanted: &str, bench: &mut impl Bench) -> Result<Found, Halt> {
         Some(version) => Ok(Found { path, version }),
         None => Err(missing("what was fetched cannot be executed")),
     }
+}
+
+/// Where `uvx` is. A uv that lies alone on this machine gets one that calls it.
+async fn uvx(uv: &Found, directory: &str, bench: &mut impl Bench) -> Result<String, Halt> {
+    let beside = format!("{directory}/uvx");
+    // What comes from the index brings its own, and lies where only the job sees it.
+    if uv.path.starts_with(TOOL_CACHE) || Path::new(&beside).is_file() {
+        return Ok(beside);
+    }
+    let own = format!("{TOOL_CACHE}/uv/bin");
+    let script = "mkdir -p -- \"$1\" && printf '#!/bin/sh\\nexec %s tool run \"$@\"\\n' \"$2\" > \"$1/uvx\" && chmod 755 \"$1/uvx\"";
+    let program = Program::new("/bin/sh", &["-c", script, "write", &own, &uv.path], view::HOME);
+    if bench.run(program).await?.code != 0 {
+        return Err(Halt::invalid("uvx could not be written"));
+    }
+    bench.add_path(&own);
+    Ok(format!("{own}/uvx"))
 }
 
 /// Lets uv find the interpreters of this host: each by its name with the version, in a directory of the search path.
