@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::project::{Engine, Packages, Project, Tests};
+use crate::project::{Engine, Packages, Project, Server, Tests};
 
 /// The file that the workflow is written to.
 pub(crate) const FILE: &str = ".github/workflows/test.yml";
@@ -16,25 +16,14 @@ pub(crate) fn workflow(project: &Project) -> String {
 }
 
 fn write_workflow(project: &Project, out: &mut String) -> std::fmt::Result {
-    let root = project.manage.as_deref().unwrap_or_default();
     out.push_str("# Written by caisson from what this checkout says of itself; change it as you like.\n");
     out.push_str("# `caisson run` runs it here, every step in a sandbox of its own; a forge runs it as it stands.\n");
     out.push_str("name: Test\n\non:\n  push:\n  pull_request:\n\n# The token needs to read the code, nothing else.\npermissions:\n  contents: read\n\n");
     out.push_str("jobs:\n  test:\n    runs-on: ubuntu-latest\n    timeout-minutes: 30\n");
-    let settings = project.settings.as_ref().filter(|_| project.tests != Tests::Manage);
-    if !project.variables.is_empty() || settings.is_some() {
-        out.push_str("    env:\n");
-        if let Some(module) = settings {
-            writeln!(out, "      DJANGO_SETTINGS_MODULE: {module}")?;
-        }
-        if !project.variables.is_empty() {
-            out.push_str("      # The settings read these from the environment and have no default for them.\n");
-        }
-        for (name, value) in &project.variables {
-            writeln!(out, "      {name}: \"{value}\"")?;
-        }
+    write_environment(project, out)?;
+    if let Engine::Other(name) = &project.engine {
+        writeln!(out, "    # The settings use the database {name}: start it in a step of its own.")?;
     }
-    write_database(&project.engine, out)?;
     out.push_str("    steps:\n      - uses: actions/checkout@v4\n\n");
     out.push_str("      - uses: actions/setup-python@v5\n        with:\n");
     if project.python_from.is_empty() {
@@ -43,53 +32,167 @@ fn write_workflow(project: &Project, out: &mut String) -> std::fmt::Result {
         writeln!(out, "          # From {}.", project.python_from)?;
     }
     writeln!(out, "          python-version: \"{}\"\n", project.python)?;
+    if let Some((packages, there)) = server_packages(&project.engine) {
+        out.push_str("      # The database server, where the machine has none. It is started by the tests, for them alone.\n");
+        writeln!(out, "      - name: Install the database\n        run: |\n          test -d {there} || sudo apt-get update")?;
+        writeln!(out, "          test -d {there} || sudo apt-get install -y --no-install-recommends {packages}\n")?;
+    }
     out.push_str("      # A step that only installs may reach the package index; the tests reach nothing.\n");
-    out.push_str("      - name: Install\n        run: |\n          python -m venv .venv\n          . .venv/bin/activate\n");
+    writeln!(
+        out,
+        "      - name: Install{}\n        run: |\n          python -m venv .venv\n          . .venv/bin/activate",
+        within(&project.root)
+    )?;
     for line in install(project) {
         writeln!(out, "          {line}")?;
     }
     out.push_str("          echo \"$PWD/.venv/bin\" >> \"$GITHUB_PATH\"\n\n");
-    let folder = if root.is_empty() { String::new() } else { format!("\n        working-directory: {root}") };
-    if project.manage.is_some() && project.tests == Tests::Manage {
-        writeln!(out, "      - name: Check{folder}\n        run: python manage.py check\n")?;
+    let manage = joined(&project.root, project.manage.as_deref().unwrap_or_default());
+    if project.manage.is_some() && matches!(project.tests, Tests::Manage | Tests::Absent) {
+        writeln!(out, "      - name: Check{}\n        run: python manage.py check", within(&manage))?;
     }
     let command = match &project.tests {
+        Tests::Absent => {
+            out.push_str("      # No file looks like one of tests.\n");
+            return Ok(());
+        }
         Tests::Pytest => "python -m pytest".to_owned(),
-        Tests::Manage => "python manage.py test".to_owned(),
+        Tests::Manage => "python manage.py test --noinput".to_owned(),
         Tests::Script(path) => format!("python {path}"),
+        Tests::Tox(environment) => format!("tox run --skip-pkg-install -e {environment}"),
     };
-    let folder = if project.tests == Tests::Manage { folder } else { String::new() };
-    writeln!(out, "      - name: Test{folder}\n        run: {command}")
+    if project.manage.is_some() && project.tests == Tests::Manage {
+        out.push('\n');
+    }
+    let folder = within(if project.tests == Tests::Manage { &manage } else { &project.root });
+    let before = start(&project.engine);
+    if before.is_empty() {
+        return writeln!(out, "      - name: Test{folder}\n        run: {command}");
+    }
+    writeln!(out, "      # The server listens on this step's own loopback, and ends with it.")?;
+    writeln!(out, "      - name: Test{folder}\n        run: |")?;
+    for line in before.iter().chain([&command]) {
+        writeln!(out, "          {line}")?;
+    }
+    Ok(())
 }
 
-fn write_database(engine: &Engine, out: &mut String) -> std::fmt::Result {
-    let (name, image, variable, health, port) = match engine {
-        Engine::Sqlite => return Ok(()),
-        Engine::Other(name) => return writeln!(out, "    # The settings use the database {name}: start it in a step of its own."),
-        Engine::Postgres => ("postgres", "postgres:16", "POSTGRES_PASSWORD: postgres", "pg_isready", 5432),
-        Engine::Mysql => ("mysql", "mysql:8", "MYSQL_ROOT_PASSWORD: mysql", "mysqladmin ping", 3306),
-    };
-    out.push_str("    # The settings name this database; give them its user, password and host where they differ.\n");
-    writeln!(out, "    services:\n      {name}:\n        image: {image}\n        env:\n          {variable}")?;
-    writeln!(out, "        ports: [\"{port}:{port}\"]")?;
-    writeln!(out, "        options: --health-cmd \"{health}\" --health-interval 5s --health-timeout 5s --health-retries 10")
+/// The folder of a step.
+fn within(folder: &str) -> String {
+    if folder.is_empty() { String::new() } else { format!("\n        working-directory: {folder}") }
+}
+
+fn joined(root: &str, folder: &str) -> String {
+    format!("{root}/{folder}").trim_matches('/').to_owned()
+}
+
+fn write_environment(project: &Project, out: &mut String) -> std::fmt::Result {
+    let mut lines: Vec<String> = Vec::new();
+    if let Some(module) = &project.settings {
+        lines.push(format!("DJANGO_SETTINGS_MODULE: {module}"));
+    }
+    if let Some(folder) = &project.search {
+        lines.push(format!("PYTHONPATH: ${{{{ github.workspace }}}}/{}", joined(&project.root, folder)));
+    }
+    match &project.engine {
+        // Settings that name no host, or that of a container, get there too.
+        Engine::Postgres(server) | Engine::Postgis(server) => {
+            lines.extend([format!("PGHOST: {LOCAL}"), format!("PGHOSTADDR: {LOCAL}"), format!("PGPORT: \"{}\"", server.port)]);
+        }
+        Engine::Mysql(_) => lines.push(format!("MYSQL_UNIX_PORT: {MYSQL_SOCKET}")),
+        Engine::Sqlite | Engine::Other(_) => {}
+    }
+    if !project.variables.is_empty() {
+        lines.push("# The settings read these from the environment and have no default for them.".to_owned());
+    }
+    lines.extend(project.variables.iter().map(|(name, value)| format!("{name}: \"{value}\"")));
+    if !lines.is_empty() {
+        out.push_str("    env:\n");
+    }
+    lines.iter().try_for_each(|line| writeln!(out, "      {line}"))
+}
+
+/// Where a server of the tests listens.
+const LOCAL: &str = "127.0.0.1";
+
+/// The socket of a MySQL server.
+const MYSQL_SOCKET: &str = "/tmp/mysql.sock";
+
+/// The Debian packages of a database server, and the folder that is there when they are installed.
+fn server_packages(engine: &Engine) -> Option<(&'static str, &'static str)> {
+    match engine {
+        Engine::Sqlite | Engine::Other(_) => None,
+        Engine::Postgres(_) => Some(("postgresql", "/usr/lib/postgresql")),
+        Engine::Postgis(_) => Some(("postgresql postgresql-postgis gdal-bin libproj-dev", "/usr/share/postgresql-postgis")),
+        Engine::Mysql(_) => Some(("mariadb-server libmariadb-dev pkg-config gcc", "/usr/include/mariadb")),
+    }
+}
+
+/// What starts the server of a database, as lines of a script.
+fn start(engine: &Engine) -> Vec<String> {
+    let word = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let name = |text: &str| text.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect::<String>();
+    match engine {
+        Engine::Sqlite | Engine::Other(_) => Vec::new(),
+        Engine::Postgres(server) | Engine::Postgis(server) => {
+            let Server { user, port, .. } = server;
+            let (user, port) = (word(user), word(port));
+            let mut lines = vec![
+                "bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)".to_owned(),
+                format!(
+                    "\"$bin/initdb\" --pgdata \"$RUNNER_TEMP/postgres\" --username {user} --auth trust --encoding UTF8 --no-sync > /dev/null"
+                ),
+                format!(
+                    "\"$bin/pg_ctl\" --pgdata \"$RUNNER_TEMP/postgres\" --log \"$RUNNER_TEMP/postgres.log\" --wait start -o \"-h {LOCAL} -p {} -k /tmp -c fsync=off\"",
+                    server.port
+                ),
+                format!("\"$bin/createdb\" --host {LOCAL} --port {port} --username {user} {} || true", word(&server.name)),
+            ];
+            if matches!(engine, Engine::Postgis(_)) {
+                lines.push(format!("\"$bin/psql\" --host {LOCAL} --port {port} --username {user} --dbname template1 --command 'CREATE EXTENSION IF NOT EXISTS postgis'"));
+            }
+            lines
+        }
+        Engine::Mysql(server) => {
+            let Server { user, port, password, .. } = server;
+            let password = password.replace(['\'', '"', '\\'], "");
+            let user = name(user);
+            let grant = format!(
+                "CREATE DATABASE IF NOT EXISTS `{0}`; CREATE USER IF NOT EXISTS '{user}'@'%'; CREATE USER IF NOT EXISTS '{user}'@'localhost'; SET PASSWORD FOR '{user}'@'%' = PASSWORD('{password}'); SET PASSWORD FOR '{user}'@'localhost' = PASSWORD('{password}'); GRANT ALL ON *.* TO '{user}'@'%'; GRANT ALL ON *.* TO '{user}'@'localhost'",
+                name(&server.name)
+            );
+            vec![
+                "mariadb-install-db --no-defaults --datadir=\"$RUNNER_TEMP/mysql\" --auth-root-authentication-method=normal --skip-test-db > /dev/null".to_owned(),
+                format!("mariadbd --no-defaults --datadir=\"$RUNNER_TEMP/mysql\" --bind-address={LOCAL} --port={} --socket={MYSQL_SOCKET} --pid-file=\"$RUNNER_TEMP/mysql.pid\" > \"$RUNNER_TEMP/mysql.log\" 2>&1 &", name(port)),
+                format!("for _ in $(seq 300); do mariadb-admin --no-defaults --socket={MYSQL_SOCKET} --user=root ping > /dev/null 2>&1 && break; sleep 0.2; done"),
+                format!("mariadb --no-defaults --socket={MYSQL_SOCKET} --user=root <<'SQL'\n          {grant}\n          SQL"),
+            ]
+        }
+    }
 }
 
 fn install(project: &Project) -> Vec<String> {
     let tool = |name: &str| vec!["python -m venv .tools".to_owned(), format!(".tools/bin/pip install {name}")];
-    let mut lines = match &project.packages {
-        Packages::Uv(extras) => {
-            let extras: String = extras.iter().map(|extra| format!(" --extra {extra}")).collect();
+    if let Tests::Tox(environment) = &project.tests {
+        return vec!["pip install tox".to_owned(), format!("tox run --notest -e {environment}")];
+    }
+    let words = |option: &str, names: &[String]| names.iter().map(|name| format!(" {option} {name}")).collect::<String>();
+    let lines = match &project.packages {
+        Packages::Uv { groups, extras } => {
             let mut lines = tool("uv");
-            lines.push(format!(".tools/bin/uv sync --frozen --active{extras}"));
+            lines.push(format!(".tools/bin/uv sync --frozen --active{}{}", words("--group", groups), words("--extra", extras)));
             // What uv makes has no pip of its own, and the next line needs none.
             return with_pytest(project, lines, ".tools/bin/uv pip install");
         }
+        Packages::Pdm(groups) => {
+            let mut lines = tool("pdm");
+            lines.push(format!(".tools/bin/pdm sync{}", words("-G", groups)));
+            lines
+        }
         Packages::Poetry { groups, extras } => {
-            let groups: String = groups.iter().map(|group| format!(" --with {group}")).collect();
-            let extras: String = extras.iter().map(|extra| format!(" --extras {extra}")).collect();
             let mut lines = tool("poetry");
-            lines.push(format!(".tools/bin/poetry install --no-interaction{groups}{extras}"));
+            // Whether it is installed itself is for its own file to say.
+            lines.push(format!(".tools/bin/poetry install --no-interaction{}{}", words("--with", groups), words("--extras", extras)));
             lines
         }
         Packages::Pipenv { locked } => {
@@ -97,7 +200,7 @@ fn install(project: &Project) -> Vec<String> {
             lines.push(format!(".tools/bin/pipenv {}", if *locked { "sync --dev" } else { "install --dev --skip-lock" }));
             lines
         }
-        Packages::Pip { files, itself, groups } => {
+        Packages::Pip { files, itself, groups, words: others } => {
             let mut lines: Vec<String> = Vec::new();
             if !groups.is_empty() {
                 lines.push("pip install --upgrade pip".to_owned());
@@ -110,6 +213,7 @@ fn install(project: &Project) -> Vec<String> {
                 Some(extras) => words.push(format!("-e \".[{}]\"", extras.join(","))),
                 None => {}
             }
+            words.extend(others.iter().map(|word| format!("\"{}\"", word.replace(['"', '$', '`', '\\'], ""))));
             if words.is_empty() && files.is_empty() {
                 words.push("django".to_owned());
             }
@@ -119,8 +223,7 @@ fn install(project: &Project) -> Vec<String> {
             lines
         }
     };
-    lines = with_pytest(project, lines, "pip install");
-    lines
+    with_pytest(project, lines, "pip install")
 }
 
 /// Runs of pytest need it, even where only the configuration speaks of it.
@@ -140,19 +243,45 @@ mod tests {
     fn every_text_is_a_sound_workflow_whose_install_step_may_reach_the_index() {
         let tools = [
             Packages::default(),
-            Packages::Uv(vec!["test".into()]),
+            Packages::Uv { groups: vec!["test".into()], extras: vec!["test".into()] },
+            Packages::Pdm(vec!["test".into()]),
             Packages::Poetry { groups: vec!["dev".into()], extras: Vec::new() },
             Packages::Pipenv { locked: true },
-            Packages::Pip { files: vec!["requirements.txt".into()], itself: Some(vec!["test".into()]), groups: vec!["dev".into()] },
+            Packages::Pip {
+                files: vec!["requirements.txt".into()],
+                itself: Some(vec!["test".into()]),
+                groups: vec!["dev".into()],
+                words: vec!["a>=1".into()],
+            },
         ];
         for packages in tools {
-            for (tests, manage) in
-                [(Tests::Manage, Some("backend".to_owned())), (Tests::Pytest, None), (Tests::Script("runtests.py".into()), None)]
-            {
-                for engine in [Engine::Sqlite, Engine::Postgres, Engine::Other("x.y".into())] {
+            for (tests, manage) in [
+                (Tests::Manage, Some("backend".to_owned())),
+                (Tests::Pytest, None),
+                (Tests::Script("runtests.py".into()), None),
+                (Tests::Tox("py312-dj52".into()), None),
+                (Tests::Absent, Some(String::new())),
+            ] {
+                let server = Server {
+                    name: "a".into(),
+                    user: "b".into(),
+                    password: "c".into(),
+                    host: "d".into(),
+                    port: "1".into(),
+                    variables: Vec::new(),
+                };
+                for engine in [
+                    Engine::Sqlite,
+                    Engine::Postgres(server.clone()),
+                    Engine::Postgis(server.clone()),
+                    Engine::Mysql(server),
+                    Engine::Other("x.y".into()),
+                ] {
                     let project = Project {
+                        root: "x".into(),
                         manage: manage.clone(),
                         settings: Some("a.settings".into()),
+                        search: Some("y".into()),
                         packages: packages.clone(),
                         python: "3.x".into(),
                         python_from: String::new(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use caisson_agent::actions::interpreters;
 use caisson_agent::host::HostRules;
 use caisson_gateway::gateway::Gateway;
 use caisson_model::outcome::Fault;
@@ -82,4 +83,12 @@ pub(crate) fn rules(config: &Config, environment: &Environment) -> HostRules {
     rules.open_files = config.open_files.value.map(u64::from);
     rules.ro_paths.clone_from(&config.ro_paths.value);
     rules
+}
+
+/// The minor versions of Python 3 that this machine has, as `actions/setup-python` finds them. Blocks for a few reads of directories.
+pub(crate) fn minor_versions(environment: &Environment) -> Vec<u32> {
+    let text: BTreeMap<String, String> =
+        environment.iter().filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))).collect();
+    let found = interpreters::find(&HostRules::of_this_host(&text).interpreters);
+    found.into_iter().filter(|one| one.version.major == 3 && !one.version.prerelease).map(|one| one.version.minor).collect()
 }

@@ -13,7 +13,7 @@ use crate::config::Environment;
 use crate::git::{Facts, GitError, Repository, Since};
 use crate::references;
 use crate::report::{Explained, Failure};
-use crate::{generated, project};
+use crate::{generated, machine, project};
 
 /// Where workflows lie in a checkout.
 pub(crate) const FOLDER: &str = ".github/workflows";
@@ -145,7 +145,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
     let mut candidates = Vec::new();
     let mut notes = Vec::new();
     let (mut refused, mut findings) = (0, Vec::new());
-    for found in found(&checkout, &selection.workflows)? {
+    for found in found(&checkout, &selection.workflows, environment)? {
         let WorkflowFile { file, text } = found;
         let text = text.map_err(|reason| SelectionError::Text { path: checkout.join(&file), reason })?;
         if file == GENERATED {
@@ -333,9 +333,9 @@ pub(crate) fn files(checkout: &Path, names: &[PathBuf]) -> Result<Vec<WorkflowFi
 }
 
 /// The same; where a Django checkout has none at all, the one that is made for it.
-fn found(checkout: &Path, names: &[PathBuf]) -> Result<Vec<WorkflowFile>, SelectionError> {
+fn found(checkout: &Path, names: &[PathBuf], environment: &Environment) -> Result<Vec<WorkflowFile>, SelectionError> {
     match files(checkout, names) {
-        Err(SelectionError::NoWorkflows(path)) => match project::discover(checkout) {
+        Err(SelectionError::NoWorkflows(path)) => match project::discover(checkout, &machine::minor_versions(environment)) {
             Some(project) => Ok(vec![WorkflowFile { file: GENERATED.to_owned(), text: Ok(generated::workflow(&project)) }]),
             None => Err(SelectionError::NoWorkflows(path)),
         },
@@ -368,7 +368,7 @@ pub(crate) fn every(selection: &Selection, environment: &Environment) -> Result<
             ..Submission::default()
         })
     };
-    let found = found(&checkout, &selection.workflows)?;
+    let found = found(&checkout, &selection.workflows, environment)?;
     Ok((checkout, found.into_iter().map(submission).collect::<Result<_, SelectionError>>()?))
 }
 

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use caisson_model::outcome::Fault;
 
 use crate::cli;
+use crate::commands::surroundings;
 use crate::report::{self, Exit, Explained, Failure};
-use crate::{generated, project, selection};
+use crate::{generated, machine, project, selection};
 
 /// Nothing is written.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +45,13 @@ impl Explained for InitError {
 /// Writes the file, and shows it.
 pub(crate) fn run(arguments: &cli::Init) -> Result<Exit, Failure> {
     let checkout = selection::checkout(&arguments.directory)?;
+    let (environment, _) = surroundings();
     let path = checkout.join(generated::FILE);
     if path.symlink_metadata().is_ok() {
         return Err(InitError::Exists(path).into());
     }
-    let project = project::discover(&checkout).ok_or_else(|| InitError::NoProject(checkout.clone()))?;
+    let project =
+        project::discover(&checkout, &machine::minor_versions(&environment)).ok_or_else(|| InitError::NoProject(checkout.clone()))?;
     let text = generated::workflow(&project);
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => InitError::Exists(path.clone()),

@@ -7,11 +7,26 @@ use crate::project::files::text;
 /// Extras and groups by which projects call what their tests need.
 const FOR_TESTS: [&str; 9] = ["test", "tests", "testing", "dev", "develop", "development", "ci", "all", "local"];
 
+/// Those of the names that say the most plainly that they are for tests. What is for development holds it all, and more.
+fn most_for_tests(names: Vec<String>) -> Vec<String> {
+    let tiers: [&[&str]; 3] = [&FOR_TESTS[..3], &FOR_TESTS[3..6], &FOR_TESTS[6..7]];
+    let of =
+        |tier: &&[&str]| -> Vec<String> { names.iter().filter(|name| tier.contains(&name.to_lowercase().as_str())).cloned().collect() };
+    tiers.iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
 /// How packages are installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Packages {
-    /// `uv sync`, with these extras.
-    Uv(Vec<String>),
+    /// `uv sync`, with what is there beside the default.
+    Uv {
+        /// Groups.
+        groups: Vec<String>,
+        /// Extras.
+        extras: Vec<String>,
+    },
+    /// `pdm sync`, with these groups and extras.
+    Pdm(Vec<String>),
     /// `poetry install`, with these groups and extras beside those that are always there.
     Poetry {
         /// Optional groups.
@@ -32,12 +47,14 @@ pub(crate) enum Packages {
         itself: Option<Vec<String>>,
         /// Dependency groups of `pyproject.toml`.
         groups: Vec<String>,
+        /// Requirements that stand elsewhere: in environments of hatch, in `tests_require` of `setup.py`.
+        words: Vec<String>,
     },
 }
 
 impl Default for Packages {
     fn default() -> Packages {
-        Packages::Pip { files: Vec::new(), itself: None, groups: Vec::new() }
+        Packages::Pip { files: Vec::new(), itself: None, groups: Vec::new(), words: Vec::new() }
     }
 }
 
@@ -47,12 +64,19 @@ pub(crate) fn discover(checkout: &Path) -> Packages {
     let pyproject: toml::Table = text(&checkout.join("pyproject.toml")).and_then(|text| text.parse().ok()).unwrap_or_default();
     let table = |path: &[&str]| path.iter().try_fold(&pyproject, |table, key| table.get(*key)?.as_table());
     let wanted = |path: &[&str]| -> Vec<String> {
-        let names = table(path).into_iter().flat_map(toml::Table::keys);
-        names.filter(|name| FOR_TESTS[..7].contains(&name.to_lowercase().as_str())).cloned().collect()
+        let names: Vec<String> = table(path).into_iter().flat_map(toml::Table::keys).cloned().collect();
+        most_for_tests(names)
     };
     let extras = wanted(&["project", "optional-dependencies"]);
+    let groups = wanted(&["dependency-groups"]);
     if has("uv.lock") {
-        return Packages::Uv(extras);
+        return Packages::Uv { groups, extras };
+    }
+    if has("pdm.lock") {
+        let own = wanted(&["tool", "pdm", "dev-dependencies"]);
+        let mut all: Vec<String> = own.into_iter().chain(groups).chain(extras).collect();
+        all.dedup();
+        return Packages::Pdm(all);
     }
     if table(&["tool", "poetry"]).is_some_and(|poetry| poetry.contains_key("dependencies") || has("poetry.lock")) || has("poetry.lock") {
         let optional = |name: &String| {
@@ -67,22 +91,60 @@ pub(crate) fn discover(checkout: &Path) -> Packages {
     if has("Pipfile") && files.is_empty() {
         return Packages::Pipenv { locked: has("Pipfile.lock") };
     }
-    let groups = wanted(&["dependency-groups"]);
     let has_project = pyproject.contains_key("project") && pyproject.contains_key("build-system");
     let builds =
         has_project || text(&checkout.join("setup.py")).is_some_and(|text| text.contains("setup(")) || setup_cfg_is_a_package(checkout);
     let mut extras = extras;
-    extras.extend(setup_extras(checkout).into_iter().filter(|extra| FOR_TESTS[..7].contains(&extra.as_str())));
+    extras.extend(most_for_tests(setup_extras(checkout)));
     extras.dedup();
-    Packages::Pip { files, itself: builds.then_some(extras), groups }
+    let mut words = hatch_requirements(&pyproject);
+    words.extend(tests_require(&text(&checkout.join("setup.py")).unwrap_or_default()));
+    Packages::Pip { files, itself: builds.then_some(extras), groups, words }
+}
+
+/// What hatch's environments for tests install.
+fn hatch_requirements(pyproject: &toml::Table) -> Vec<String> {
+    let environments = ["tool", "hatch", "envs"].iter().try_fold(pyproject, |table, key| table.get(*key)?.as_table());
+    let mut words: Vec<String> = Vec::new();
+    for name in ["default", "hatch-test", "test", "tests", "testing", "dev"] {
+        let Some(table) = environments.and_then(|all| all.get(name)?.as_table()) else { continue };
+        let lists = ["dependencies", "extra-dependencies"].iter().filter_map(|key| table.get(*key)?.as_array());
+        for word in lists.flatten().filter_map(toml::Value::as_str) {
+            // What comes from elsewhere than an index, or is spelt by hatch itself, is left out.
+            if !word.contains(['@', '{', '"']) && !words.iter().any(|known| known == word) {
+                words.push(word.to_owned());
+            }
+        }
+    }
+    words
+}
+
+/// `tests_require=[...]` of a `setup.py` that spells it out.
+fn tests_require(setup: &str) -> Vec<String> {
+    list_after(setup, "tests_require").unwrap_or_default()
+}
+
+/// The texts of a list that stands behind a name and an equals sign or colon.
+fn list_after(text: &str, name: &str) -> Option<Vec<String>> {
+    let (_, rest) = text.split_once(name)?;
+    let rest = rest.trim_start_matches(['"', '\'']).trim_start();
+    let rest = rest.strip_prefix(['=', ':'])?.trim_start().strip_prefix('[')?;
+    let list = rest.split(']').next().unwrap_or_default();
+    let words = list.split(['"', '\'']).skip(1).step_by(2).filter(|word| !word.is_empty() && !word.contains('\n'));
+    Some(words.map(str::to_owned).collect())
 }
 
 fn setup_cfg_is_a_package(checkout: &Path) -> bool {
     text(&checkout.join("setup.cfg")).is_some_and(|text| text.contains("[metadata]") && text.contains("[options]"))
 }
 
-/// The extras that `setup.cfg` declares.
+/// The extras that `setup.cfg` or `setup.py` declares.
 fn setup_extras(checkout: &Path) -> Vec<String> {
+    let setup = text(&checkout.join("setup.py")).unwrap_or_default();
+    if let Some((_, extras)) = setup.split_once("extras_require") {
+        let named = |word: &&&str| [format!("\"{word}\":"), format!("'{word}':")].iter().any(|key| extras.contains(key.as_str()));
+        return FOR_TESTS.iter().filter(named).map(|word| (*word).to_owned()).collect();
+    }
     let text = text(&checkout.join("setup.cfg")).unwrap_or_default();
     let Some((_, section)) = text.split_once("[options.extras_require]") else { return Vec::new() };
     let section = section.split("\n[").next().unwrap_or_default();
@@ -111,14 +173,34 @@ fn requirements(checkout: &Path) -> Vec<String> {
     files
 }
 
+/// The files that a file of requirements includes with `-r`.
+fn included(checkout: &Path, name: &str) -> Vec<std::path::PathBuf> {
+    let folder = checkout.join(name).parent().map(Path::to_path_buf).unwrap_or_default();
+    let lines = text(&checkout.join(name)).filter(|_| !name.ends_with(".toml")).unwrap_or_default();
+    lines.lines().filter_map(|line| line.trim().strip_prefix("-r")).map(|file| folder.join(file.trim())).collect()
+}
+
 impl Packages {
+    /// Whether a folder says which packages it needs.
+    pub(crate) fn are_declared(folder: &Path) -> bool {
+        let pyproject: toml::Table = text(&folder.join("pyproject.toml")).and_then(|text| text.parse().ok()).unwrap_or_default();
+        let tables = pyproject.contains_key("project")
+            || pyproject.contains_key("dependency-groups")
+            || pyproject.get("tool").and_then(|tool| tool.get("poetry")).is_some();
+        let files = ["uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "setup.py", "tox.ini"];
+        tables || files.iter().any(|file| folder.join(file).is_file()) || setup_cfg_is_a_package(folder) || !requirements(folder).is_empty()
+    }
+
     /// The texts in which the packages are declared.
     pub(crate) fn declared(&self, checkout: &Path) -> String {
         let mut names: Vec<String> = ["pyproject.toml", "setup.cfg", "setup.py", "Pipfile", "tox.ini"].map(str::to_owned).to_vec();
         if let Packages::Pip { files, .. } = self {
             names.extend(files.iter().cloned());
         }
-        names.iter().filter_map(|name| text(&checkout.join(name))).collect::<Vec<_>>().join("\n")
+        let texts = names.iter().filter_map(|name| text(&checkout.join(name)));
+        // What a file of requirements includes is declared too.
+        let included = names.iter().flat_map(|name| included(checkout, name)).filter_map(|path| text(&path));
+        texts.chain(included).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -131,9 +213,23 @@ mod tests {
     fn the_tool_and_its_files_are_found() {
         let pip = |files: &[&str], itself: Option<&[&str]>, groups: &[&str]| {
             let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-            Packages::Pip { files: owned(files), itself: itself.map(owned), groups: owned(groups) }
+            Packages::Pip { files: owned(files), itself: itself.map(owned), groups: owned(groups), words: Vec::new() }
         };
-        let table: [(&[(&str, &str)], Packages); 8] = [
+        let table: [(&[(&str, &str)], Packages); 11] = [
+            (&[("pdm.lock", ""), ("pyproject.toml", "[dependency-groups]\ntest=[]\n")], Packages::Pdm(vec!["test".into()])),
+            (
+                &[("setup.py", "setup(tests_require=['x>=1', \"y\"], extras_require={'test': ['z'], 'docs': []})")],
+                Packages::Pip {
+                    files: Vec::new(),
+                    itself: Some(vec!["test".into()]),
+                    groups: Vec::new(),
+                    words: vec!["x>=1".into(), "y".into()],
+                },
+            ),
+            (
+                &[("pyproject.toml", "[project]\nname='x'\n[build-system]\n[tool.hatch.envs.test]\ndependencies=['a','b @ git+x']\n")],
+                Packages::Pip { files: Vec::new(), itself: Some(Vec::new()), groups: Vec::new(), words: vec!["a".into()] },
+            ),
             (
                 &[("requirements.txt", ""), ("requirements-dev.txt", ""), ("requirements-test.txt", "")],
                 pip(&["requirements.txt", "requirements-test.txt"], None, &[]),
@@ -153,7 +249,7 @@ mod tests {
             ),
             (
                 &[("uv.lock", ""), ("pyproject.toml", "[project]\n[project.optional-dependencies]\ndev=[]\n")],
-                Packages::Uv(vec!["dev".into()]),
+                Packages::Uv { groups: Vec::new(), extras: vec!["dev".into()] },
             ),
             (
                 &[

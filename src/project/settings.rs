@@ -3,21 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::project::database::{self, Engine};
 use crate::project::files::text;
-
-/// The database of the settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Engine {
-    /// A file, or memory.
-    #[default]
-    Sqlite,
-    /// PostgreSQL, with PostGIS or without.
-    Postgres,
-    /// MySQL or MariaDB.
-    Mysql,
-    /// Something else.
-    Other(String),
-}
 
 /// What was read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,14 +18,67 @@ pub(crate) struct Found {
 /// How many files one settings module may be made of.
 const MOST_FILES: usize = 20;
 
-/// The settings module that `manage.py` names, or the configuration of the tests.
-pub(crate) fn module(checkout: &Path, manage: Option<&str>) -> Option<String> {
+/// A settings module, and where it is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Module {
+    /// Its dotted name.
+    pub(crate) name: String,
+    /// The folder that must be in Python's search path, relative to the checkout; empty for its top.
+    pub(crate) folder: String,
+    /// Whether `manage.py` takes it by itself.
+    pub(crate) is_usual: bool,
+}
+
+/// Names of modules beside others that hold the settings of tests.
+const FOR_TESTS: [&str; 5] = ["test", "tests", "testing", "test_settings", "ci"];
+
+/// Where packages that have no other word for it keep the settings of their tests.
+const USUAL: [&str; 9] = [
+    "tests.settings",
+    "tests.test_settings",
+    "test_settings",
+    "tests.testapp.settings",
+    "testapp.settings",
+    "test_project.settings",
+    "tests.test_app.settings",
+    "tests.django_settings",
+    "testproject.settings",
+];
+
+/// The settings module of the tests: what their configuration names, else a module for tests beside that of `manage.py`, else that.
+pub(crate) fn module(checkout: &Path, manage: Option<&str>) -> Option<Module> {
     let mut texts: Vec<String> = Vec::new();
-    let configured = ["pytest.ini", "pyproject.toml", "setup.cfg", "tox.ini", "conftest.py", "runtests.py", "tests/conftest.py"];
+    let configured = [
+        "pytest.ini",
+        "pyproject.toml",
+        "setup.cfg",
+        "tox.ini",
+        "conftest.py",
+        "runtests.py",
+        "tests/conftest.py",
+        "tests/runtests.py",
+        "Makefile",
+    ];
     texts.extend(configured.iter().filter_map(|path| text(&checkout.join(path))));
-    texts.extend(manage.and_then(|folder| text(&checkout.join(folder).join("manage.py"))));
-    texts.iter().find_map(|text| {
-        let after = text.split("DJANGO_SETTINGS_MODULE").nth(1)?;
+    let places = |name: &str| place(checkout, manage.unwrap_or_default(), name);
+    let found = |name: String, is_usual: bool| places(&name).map(|folder| Module { name, folder, is_usual });
+    if let Some(module) = texts.iter().flat_map(|text| named(text)).find_map(|name| found(name, false)) {
+        return Some(module);
+    }
+    let own = manage.and_then(|folder| text(&checkout.join(folder).join("manage.py")));
+    let own = own.iter().flat_map(|text| named(text)).find_map(|name| found(name, true));
+    if let Some(module) = own {
+        let beside = module.name.rsplit_once('.').filter(|(package, _)| package.ends_with("settings") || package.contains('.'));
+        let for_tests = beside.and_then(|(package, _)| FOR_TESTS.iter().find_map(|word| found(format!("{package}.{word}"), false)));
+        return Some(for_tests.unwrap_or(module));
+    }
+    USUAL.iter().find_map(|name| found((*name).to_owned(), false))
+}
+
+/// The modules that a text gives to `DJANGO_SETTINGS_MODULE`, or to `--settings`.
+fn named(text: &str) -> Vec<String> {
+    let after = text.split("DJANGO_SETTINGS_MODULE").skip(1).chain(text.split("--settings").skip(1)).chain(text.split("--ds").skip(1));
+    let names = after.filter_map(|after| {
         let line = after.lines().find(|line| line.contains(|c: char| c.is_alphanumeric()))?;
         // A second text on the line is the default, as in `os.environ.get(NAME, DEFAULT)`.
         let name: String = line
@@ -46,13 +86,25 @@ pub(crate) fn module(checkout: &Path, manage: Option<&str>) -> Option<String> {
             .chars()
             .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.'))
             .collect();
-        name.chars().next().is_some_and(|c| !c.is_ascii_digit()).then_some(name).filter(|name| !matches!(name.as_str(), "os" | "None"))
-    })
+        name.chars().next().is_some_and(|c| !c.is_ascii_digit()).then_some(name)
+    });
+    names.collect()
+}
+
+/// The folder, relative to the checkout, below which a module lies.
+fn place(checkout: &Path, manage: &str, module: &str) -> Option<String> {
+    let path = module.replace('.', "/");
+    let folders = [manage, "", "src", "tests", "test", "testing"];
+    let there = |folder: &&str| {
+        let base = checkout.join(folder).join(&path);
+        base.with_extension("py").is_file() || base.join("__init__.py").is_file()
+    };
+    folders.iter().find(|folder| !module.is_empty() && there(folder)).map(|folder| (*folder).to_owned())
 }
 
 /// Reads the settings below `folder` and what they import from beside themselves.
 pub(crate) fn read(checkout: &Path, folder: &str, module: &str) -> Found {
-    let mut source = String::new();
+    let mut sources: Vec<String> = Vec::new();
     let mut open = vec![module.to_owned()];
     let mut seen: BTreeSet<String> = BTreeSet::new();
     while let Some(module) = open.pop() {
@@ -60,8 +112,7 @@ pub(crate) fn read(checkout: &Path, folder: &str, module: &str) -> Found {
             continue;
         }
         let path = module.replace('.', "/");
-        let places =
-            [format!("{folder}/{path}.py"), format!("{folder}/{path}/__init__.py"), format!("{path}.py"), format!("src/{path}.py")];
+        let places = [format!("{folder}/{path}.py"), format!("{folder}/{path}/__init__.py")];
         let found = places.iter().find_map(|place| Some((place, text(&checkout.join(place.trim_start_matches('/')))?)));
         let Some((place, text)) = found else { continue };
         let package =
@@ -74,27 +125,22 @@ pub(crate) fn read(checkout: &Path, folder: &str, module: &str) -> Found {
                 _ => {}
             }
         }
-        source.push_str(&text);
-        source.push('\n');
+        sources.push(text.lines().filter(|line| !line.trim_start().starts_with('#')).map(|line| format!("{line}\n")).collect());
     }
-    let code: String = source.lines().filter(|line| !line.trim_start().starts_with('#')).map(|line| format!("{line}\n")).collect();
-    let variables = variables(&code);
-    let by_url = variables.iter().any(|(name, _)| name == "DATABASE_URL") || code.contains("DATABASE_URL");
-    let engine = if by_url { Engine::Sqlite } else { engine(&code) };
+    let engine = database::engine(&sources);
+    let mut variables = variables(&sources.join("\n"));
+    if let Engine::Postgres(server) | Engine::Postgis(server) | Engine::Mysql(server) = &engine {
+        let scheme = if matches!(engine, Engine::Postgis(_)) { "postgis" } else { "postgres" };
+        let url = ("DATABASE_URL".to_owned(), server.url(scheme));
+        for (name, value) in server.variables.iter().chain([&url]) {
+            match variables.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.clone_from(value),
+                None if name != "DATABASE_URL" => variables.push((name.clone(), value.clone())),
+                None => {}
+            }
+        }
+    }
     Found { engine, variables }
-}
-
-fn engine(code: &str) -> Engine {
-    // The settings that are read last stand first; a base that they replace comes after.
-    let Some(at) = code.find("ENGINE") else { return Engine::Sqlite };
-    let line = code[at..].lines().next().unwrap_or_default();
-    let name = line.split(['"', '\'']).find(|part| part.contains("backends") || part.contains('.')).unwrap_or_default();
-    match name.rsplit('.').next().unwrap_or_default() {
-        "sqlite3" | "spatialite" | "" => Engine::Sqlite,
-        "postgresql" | "postgis" | "postgresql_psycopg2" => Engine::Postgres,
-        "mysql" => Engine::Mysql,
-        _ => Engine::Other(name.to_owned()),
-    }
 }
 
 /// Variables that are read without a default: `os.environ["X"]`, `env("X")`, `config("X")`.
@@ -148,6 +194,9 @@ fn variables(code: &str) -> Vec<(String, String)> {
 fn value_of(name: &str) -> &'static str {
     match name {
         "DATABASE_URL" => "sqlite:///test.sqlite3",
+        name if name.ends_with("ENGINE") => "django.db.backends.sqlite3",
+        name if name.contains("CACHE") && name.contains("URL") => "locmemcache://",
+        name if name.contains("EMAIL") && name.contains("URL") => "consolemail://",
         name if name.contains("SECRET") || name.contains("KEY") => "for-tests-only-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGH",
         name if name.contains("DEBUG") => "True",
         name if name.contains("HOSTS") => "localhost,testserver",
@@ -166,22 +215,16 @@ mod tests {
 
     #[test]
     fn the_database_is_read_from_the_text_and_its_imports() {
-        let postgres = "DATABASES = {'default': {\n  # 'ENGINE': 'django.db.backends.sqlite3',\n  'ENGINE': 'django.contrib.gis.db.backends.postgis'}}\n";
-        for (files, engine) in [
-            (vec![("s/settings.py", postgres)], Engine::Postgres),
-            (
-                vec![
-                    ("s/settings/__init__.py", "from .base import *\n"),
-                    ("s/settings/base.py", "DATABASES={'default':{\"ENGINE\": \"django.db.backends.mysql\"}}"),
-                ],
-                Engine::Mysql,
-            ),
-            (vec![("s/settings.py", "DATABASES = {'default': env.db('DATABASE_URL')}\n")], Engine::Sqlite),
-            (vec![("s/settings.py", "DATABASES={'default':{'ENGINE': 'mssql.x'}}\n")], Engine::Other("mssql.x".into())),
-            (vec![("other.py", "")], Engine::Sqlite),
-        ] {
-            assert_eq!(read(checkout(&files).path(), "", "s.settings").engine, engine, "{files:?}");
-        }
+        let postgis = "DATABASES = {'default': {\n  # 'ENGINE': 'django.db.backends.sqlite3',\n  'ENGINE': 'django.contrib.gis.db.backends.postgis'}}\n";
+        let found = |files: &[(&str, &str)]| read(checkout(files).path(), "", "s.settings");
+        assert!(matches!(found(&[("s/settings.py", postgis)]).engine, Engine::Postgis(_)));
+        let mysql = "DATABASES={'default':{\"ENGINE\": \"django.db.backends.mysql\", 'PORT': os.environ['DB_PORT']}}";
+        let split = found(&[("s/settings/__init__.py", "from .base import *\n"), ("s/settings/base.py", mysql)]);
+        assert!(matches!(split.engine, Engine::Mysql(_)));
+        assert_eq!(split.variables, [("DB_PORT".to_owned(), "3306".to_owned())]);
+        let by_url = found(&[("s/settings.py", "DATABASES = {'default': env.db('DATABASE_URL')}\nX = 'django.contrib.postgres'\n")]);
+        assert_eq!(by_url.variables, [("DATABASE_URL".to_owned(), "postgres://test:test@127.0.0.1:5432/test".to_owned())]);
+        assert_eq!(found(&[("other.py", "")]).engine, Engine::Sqlite);
     }
 
     #[test]
@@ -198,15 +241,29 @@ mod tests {
     #[test]
     fn the_module_is_the_one_of_the_tests_or_of_manage() {
         let manage = "os.environ.setdefault(\"DJANGO_SETTINGS_MODULE\", \"config.settings.local\")\n";
+        let local = ("config/settings/local.py", "");
         for (files, module) in [
-            (vec![("manage.py", manage)], "config.settings.local"),
+            (vec![("manage.py", manage), local], Some("config.settings.local")),
+            (vec![("manage.py", manage), local, ("config/settings/test.py", "")], Some("config.settings.test")),
             (
-                vec![("manage.py", manage), ("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = config.settings.test\n")],
-                "config.settings.test",
+                vec![
+                    ("manage.py", manage),
+                    local,
+                    ("config/settings/ci.py", ""),
+                    ("pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = config.settings.ci\n"),
+                ],
+                Some("config.settings.ci"),
             ),
-            (vec![("tox.ini", "[testenv]\nsetenv =\n    DJANGO_SETTINGS_MODULE=tests.settings\n")], "tests.settings"),
+            (
+                vec![("tox.ini", "[testenv]\nsetenv =\n    DJANGO_SETTINGS_MODULE=tests.settings\n"), ("tests/settings.py", "")],
+                Some("tests.settings"),
+            ),
+            (vec![("conftest.py", "f\"DJANGO_SETTINGS_MODULE={x}\"\n")], None),
+            (vec![("tests/test_settings.py", "")], Some("tests.test_settings")),
         ] {
-            assert_eq!(super::module(checkout(&files).path(), Some("")).as_deref(), Some(module), "{files:?}");
+            assert_eq!(super::module(checkout(&files).path(), Some("")).map(|module| module.name).as_deref(), module, "{files:?}");
         }
+        let below = checkout(&[("setup.py", ""), ("test/test_project/settings.py", "")]);
+        assert_eq!(module(below.path(), None).map(|module| module.folder).as_deref(), Some("test"));
     }
 }
