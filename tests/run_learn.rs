@@ -62,7 +62,7 @@ fn what_is_learnt_is_the_smallest_policy_and_a_later_run_that_wants_more_fails()
     let opened = policy.replace("# ranges = [", "ranges = [");
     place.write("opened.toml", &opened);
     let opened = run(&["--policy", "opened.toml"]);
-    assert!(of(&opened.expect(0), "inner.example").iter().all(|entry| entry["verdict"] == "allowed"), "{}", opened.told());
+    assert!(of(opened.expect(0), "inner.example").iter().all(|entry| entry["verdict"] == "allowed"), "{}", opened.told());
 
     // A later change reaches for something new.
     place.write(".github/workflows/t.yml", &format!("{ASK}          curl -sS -m 20 http://other.example/ || true\n"));

@@ -220,6 +220,9 @@ impl Npm {
                     "'{package}': the registry does not say since when it has {version}, so that it cannot answer as of an earlier day"
                 ))
             })?;
+            if found.is_empty() {
+                return Err(Unserved::absent(format!("the registry had no version of '{package}' before that day")));
+            }
             if short {
                 found.abbreviate();
             }

@@ -4,6 +4,7 @@
 //! names, with `.metadata` after it if the page offers that; `links/N/` and `links/N/files/FILE` the same for pages of links.
 
 pub(crate) mod project;
+mod told;
 mod wheelhouse;
 
 use std::collections::{HashMap, VecDeque};
@@ -231,17 +232,35 @@ impl Python {
 
     /// What the public index tells beside the simple API, as it is.
     async fn told(&self, index: usize, project: &str, release: Option<String>, terms: Terms) -> Result<Answer, Unserved> {
-        if terms.before.is_some() || self.wheelhouse.is_some() {
-            return Err(Unserved::absent("of an earlier day, and of a folder, only the simple API is known"));
+        if self.wheelhouse.is_some() {
+            return Err(Unserved::absent("of a folder only the simple API is known"));
+        }
+        if terms.before.is_some() {
+            return self.retold(index, project, release.as_deref(), terms).await;
         }
         let source = self.indexes.get(index).ok_or_else(|| Unserved::refused("there is no such index"))?;
-        let path = release.map_or_else(|| format!("/pypi/{project}/json"), |release| format!("/pypi/{project}/{release}/json"));
+        let path = release.as_ref().map_or_else(|| format!("/pypi/{project}/json"), |release| format!("/pypi/{project}/{release}/json"));
         let url = source.url.join(&path).map_err(|_| Unserved::refused("that is no name of a project"))?;
         let what = format!("description of project '{project}'");
         let want = PageWant { url, accept: None, stated: Stated::default(), freshness: Freshness::Current, reach: terms.reach, what };
-        let page = self.fetcher.page(&want).await?;
+        let page = match self.fetcher.page(&want).await {
+            Ok(page) => page,
+            // An index may have the simple API and nothing else; offline, that may be all that is stored.
+            Err(unserved) if unserved.kind == Kind::Absent || terms.reach == Reach::Offline => {
+                return self.retold(index, project, release.as_deref(), terms).await.map_err(|_| unserved);
+            }
+            Err(unserved) => return Err(unserved),
+        };
         let bytes = self.fetcher.read(page.digest).await?;
         Ok(Answer::Document { content_type: "application/json", tag: page.digest.to_string(), bytes })
+    }
+
+    /// The same from what the simple API says.
+    async fn retold(&self, index: usize, project: &str, release: Option<&str>, terms: Terms) -> Result<Answer, Unserved> {
+        let (page, _) = self.project(index, project, terms, Freshness::Current).await?;
+        let absent = || Unserved::absent(format!("project '{project}' has no such release"));
+        let bytes = told::of(project, &page, release).ok_or_else(absent)?;
+        Ok(Answer::Document { content_type: "application/json", tag: Sha256Digest::of(&bytes).to_string(), bytes })
     }
 
     fn document(
