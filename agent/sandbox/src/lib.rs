@@ -49,6 +49,7 @@ mod root;
 mod running;
 mod seccomp;
 mod serve;
+mod share;
 mod skeleton;
 mod slot;
 mod sources;

@@ -26,6 +26,7 @@ use crate::protection::{Missing, Protection};
 use crate::refused::Refused;
 use crate::running::{Next, Phase, Sandbox};
 use crate::seccomp;
+use crate::share::Shares;
 use crate::slot::{Slot, Time};
 use crate::sockets::Opening;
 use crate::sources::{self, Context, Opened, Owners};
@@ -68,6 +69,7 @@ struct Server {
     ground: Ground,
     home: Home,
     cgroups: Cgroups,
+    shares: Shares,
     standing: Standing,
     time: Time,
     owners: Owners,
@@ -104,7 +106,8 @@ impl Server {
         let standing = standing(&setup, &cgroups, time);
         let init_filter = seccomp::init();
         // The first sandbox is the proof that this host can make one at all.
-        let first = Slot::new(&mut cgroups, &ground, &home, time, &init_filter)?;
+        let mut shares = Shares::new(setup.mode, setup.ids);
+        let first = Slot::new(&mut cgroups, &mut shares, &ground, &home, time, &init_filter)?;
         let mut filters = HashMap::new();
         filters.insert(Filter::default(), seccomp::compile(&Filter::default())?);
         handshake::send(socket, &Greeting::Ready(standing.clone()), &[]).map_err(|errno| Failure::new(Stage::Start, "greeting", errno))?;
@@ -113,6 +116,7 @@ impl Server {
             ground,
             home,
             cgroups,
+            shares,
             standing,
             time,
             owners: Owners::default(),
@@ -167,7 +171,7 @@ impl Server {
             return;
         }
         // A failure here shows at the next launch, which makes its own slot and reports.
-        if let Ok(slot) = Slot::new(&mut self.cgroups, &self.ground, &self.home, self.time, &self.init_filter) {
+        if let Ok(slot) = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, &self.home, self.time, &self.init_filter) {
             self.warm.push_back(slot);
         }
     }
@@ -283,7 +287,7 @@ impl Server {
         let filter = if listed { filter.map(|filter| seccomp::notifying(&filter)) } else { filter };
         let slot = match self.live_slot() {
             Some(slot) => slot,
-            None => Slot::new(&mut self.cgroups, &self.ground, &self.home, self.time, &self.init_filter)?,
+            None => Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, &self.home, self.time, &self.init_filter)?,
         };
         let (mut enforced, mut missing) = (verdict.enforced, verdict.missing);
         match self.assign(&slot, spec, filter, [stdin, stdout, stderr], &mut missing) {

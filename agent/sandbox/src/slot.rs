@@ -12,6 +12,7 @@ use crate::handshake;
 use crate::init;
 use crate::netns::Home;
 use crate::plan::Instruction;
+use crate::share::Shares;
 use crate::sys::{self, Cloned};
 
 /// Every namespace but time, which older kernels lack, and the network's, which must not belong to the sandbox's user namespace.
@@ -36,7 +37,14 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// Clones an init into new namespaces; it goes on by itself.
-    pub(crate) fn new(cgroups: &mut Cgroups, ground: &Ground, home: &Home, time: Time, filter: &[Instruction]) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        cgroups: &mut Cgroups,
+        shares: &mut Shares,
+        ground: &Ground,
+        home: &Home,
+        time: Time,
+        filter: &[Instruction],
+    ) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(Stage::Clone, "", errno);
         let mut group = cgroups.create()?;
         let cloned = (|| {
@@ -44,9 +52,11 @@ impl Slot {
             let (socket, theirs) = handshake::pair().map_err(failed)?;
             let namespaces = NAMESPACES | if time == Time::Own { sys::CLONE_NEWTIME } else { 0 };
             let (network, (pid, pidfd)) = home.found(|| {
-                ground.stand(|| match sys::clone3(namespaces, group.clone_into()).map_err(failed)? {
-                    Cloned::Child => init::run(&theirs, &entries, filter),
-                    Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+                ground.stand(|| {
+                    shares.apart(|| match sys::clone3(namespaces, group.clone_into()).map_err(failed)? {
+                        Cloned::Child => init::run(&theirs, &entries, filter),
+                        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+                    })
                 })
             })?;
             Ok((pid, pidfd, socket, network))

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Failure, Stage, StartError};
 use crate::handshake::{self, Greeting, ReceiveError};
 use crate::host::{Mode, Standing};
+use crate::share;
 use crate::spec::IdRange;
 use crate::sys::{self, Forked, MountChange};
 use crate::userns;
@@ -124,6 +125,7 @@ fn prepare(mode: Mode, gate: BorrowedFd<'_>) -> Result<(), Failure> {
     if mode == Mode::Root {
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(failed("mount namespace"))?;
     } else {
+        share::halve_signals();
         nix::sched::unshare(CloneFlags::CLONE_NEWUSER).map_err(failed("user namespace"))?;
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(failed("mount namespace"))?;
     }

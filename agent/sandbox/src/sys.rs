@@ -417,6 +417,13 @@ pub(crate) fn clear_ambient() -> Result<(), Errno> {
     Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }).map(drop)
 }
 
+/// Whether capabilities stay when the effective id changes from 0 or to it (capabilities(7), SECBIT_NO_SETUID_FIXUP).
+pub(crate) fn keep_capabilities(keep: bool) -> Result<(), Errno> {
+    let bits = if keep { libc::SECBIT_NO_SETUID_FIXUP } else { 0 };
+    // WHY: neither nix nor the caps crate has this bit. SAFETY: no memory argument.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits as libc::c_ulong, 0, 0, 0) }).map(drop)
+}
+
 /// A refused call that waits for an answer.
 pub(crate) struct Notice {
     /// Which one.
