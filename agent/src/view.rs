@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use caisson_sandbox::host::Mode;
 use caisson_sandbox::spec::{Access, HostOwner, Mount, SeenAs, Upper};
 
 use crate::host::HostRules;
@@ -21,6 +22,23 @@ pub enum System {
     /// Writable through an overlay, the host's root seen as the namespace's: for a step that is root of its namespace, and
     /// for the later steps of its job.
     Overlay(Upper),
+}
+
+/// What a step that is root of its namespace cannot do where the launcher has no root's powers, and what to do about it; `None`
+/// where it can do everything that root of a namespace can.
+pub const fn limits_of_root(mode: Mode) -> Option<&'static str> {
+    match mode {
+        Mode::Root => None,
+        Mode::Subordinate { .. } => Some(
+            "without root outside, new packages can be installed, but files that this host has can be neither changed nor \
+             replaced: for that run caisson as root, or install what the host lacks alone",
+        ),
+        Mode::Single => Some(
+            "with a single id, new packages can be installed whose files all belong to root; other owners do not exist here, and files \
+             that this host has can be neither changed nor replaced: run caisson as root, or give this user subordinate ids \
+             (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`)",
+        ),
+    }
 }
 
 /// The user inside.

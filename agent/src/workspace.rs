@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use caisson_model::policy::Identity;
+use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::Launcher;
 use caisson_sandbox::spec::{Access, AreaDirectory, Ids, Mount, Upper};
 
@@ -68,7 +69,7 @@ impl Workspace {
     /// # Errors
     /// [`OpenError`]; nothing is left then.
     pub fn open(launcher: &Launcher, host: &HostRules, base: PathBuf, identity: Identity) -> Result<Workspace, OpenError> {
-        let root = launcher.mode() == caisson_sandbox::host::Mode::Root;
+        let root = launcher.mode() == Mode::Root;
         let claim = root
             .then(|| IdClaim::take(&host.id_claims))
             .transpose()
@@ -102,13 +103,17 @@ impl Workspace {
         self.claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range()))
     }
 
-    /// How the system directories appear in this job: writable to one whose policy lets a step be root, else not. Without root
-    /// outside they are never writable: the host's root is nobody there, and nobody's directories take no file.
+    /// How the system directories appear in this job: writable to one whose policy lets a step be root, else not.
     pub fn system(&self) -> System {
-        match (self.identity, &self.claim) {
-            (Identity::Root, Some(_)) => System::Overlay(Upper::Directory(self.area())),
-            _ => System::ReadOnly,
+        match self.identity {
+            Identity::Root => System::Overlay(Upper::Directory(self.area())),
+            Identity::User => System::ReadOnly,
         }
+    }
+
+    /// Whose ids the job's sandboxes have.
+    pub fn mode(&self) -> Mode {
+        self.launcher.mode()
     }
 
     /// What counts against the job's disk limit as a whole, whichever step wrote it.

@@ -152,6 +152,9 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     };
     let exit = exit_of(&ended);
     tell(&ended, &ledger);
+    if let (true, Some(limits)) = (arguments.root && exit != Exit::PASSED, view::limits_of_root(launcher.mode())) {
+        report::note(limits);
+    }
     if arguments.seccomp_log {
         refusals::lines(&ended.outcome.refused).iter().for_each(|line| report::note(line));
     }

@@ -217,17 +217,20 @@ fn overlay(
     // The top of the overlay shows the upper directory's own owner and mode: give it those of what it covers.
     let top = fstat(&layers[0]).map_err(failed)?;
     let fresh = make(&scratch, "upper", top.st_mode & 0o7777).map_err(failed)?;
-    if fresh {
+    let as_root = matches!(owner, Some(HostOwner { seen_as: SeenAs::Root, .. })) && context.mode != Mode::Root;
+    if fresh && !as_root {
         match fchownat(&scratch, "upper", Some(Uid::from_raw(top.st_uid)), Some(Gid::from_raw(top.st_gid)), AtFlags::AT_SYMLINK_NOFOLLOW) {
             // Without root the owner may be nobody that we know: then the top is the step's own.
             Err(Errno::EINVAL | Errno::EPERM) if context.mode != Mode::Root => {}
             result => result.map_err(failed)?,
         }
+    }
+    if fresh {
         let mode = FileMode::from_bits_truncate(top.st_mode & 0o7777);
         fchmodat(&scratch, "upper", mode, FchmodatFlags::FollowSymlink).map_err(failed)?;
     }
     make(&scratch, "work", 0o700).map_err(failed)?;
-    if let (true, Some(HostOwner { seen_as: SeenAs::Root, .. })) = (fresh && context.mode != Mode::Root, owner) {
+    if fresh && as_root {
         skeleton::copy(&layers[0], &scratch, "upper").map_err(failed)?;
     }
     let tree = context.ground.stand(|| stack(&layers, &scratch, context.mode).map_err(failed))?;

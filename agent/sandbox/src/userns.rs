@@ -33,8 +33,10 @@ pub(crate) fn choose(ids: IdRange) -> Mode {
     if able && covers("/proc/self/uid_map", ids) && covers("/proc/self/gid_map", ids) {
         return Mode::Root;
     }
+    // The tools refuse a user without a name.
+    let named = nix::unistd::User::from_uid(user_id()).is_ok_and(|user| user.is_some());
     match (subordinate("/etc/subuid", user_id()), subordinate("/etc/subgid", user_id())) {
-        (Some(users), Some(groups)) if tool("newuidmap").is_some() && tool("newgidmap").is_some() => {
+        (Some(users), Some(groups)) if named && tool("newuidmap").is_some() && tool("newgidmap").is_some() => {
             Mode::Subordinate { count: users.count.min(groups.count) }
         }
         _ => Mode::Single,

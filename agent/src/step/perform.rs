@@ -9,6 +9,7 @@ use caisson_model::outcome::{AnnotationLevel, Outcome};
 use caisson_model::policy::Identity;
 use caisson_model::step::{Action, Composite, StepSpec, Template};
 use caisson_proto::api::AgentApi;
+use caisson_sandbox::host::Mode;
 use indexmap::IndexMap;
 
 use crate::actions;
@@ -25,7 +26,7 @@ use crate::step::node;
 use crate::step::settle::{Body, Ended, environment_of, evaluate, invalid, minutes, settle, text, time_limit};
 use crate::stop::Stop;
 
-use crate::view::{self, System};
+use crate::view;
 
 pub(super) async fn body<A: AgentApi>(
     course: &mut Course<'_, A>,
@@ -122,12 +123,15 @@ async fn run_script<A: AgentApi>(course: &mut Course<'_, A>, shell: Option<&str>
         sink: Sink::Log,
     };
     let root = course.step.grant.identity == Identity::Root;
-    if root && matches!(course.attempt.workspace.system(), System::ReadOnly) {
-        let message = "this agent runs without root, so the step is root of nothing but its own files and cannot install Debian packages";
-        course.output.remark(AnnotationLevel::Warning, message).await;
-    }
     let ran = course.execute(program).await;
-    if root {
+    let mode = course.attempt.workspace.mode();
+    if let (true, Ok(exit), Some(limits)) = (root, &ran, view::limits_of_root(mode))
+        && exit.code != 0
+    {
+        course.output.remark(AnnotationLevel::Warning, limits).await;
+    }
+    // Without root outside, the step's root and the job's user are one and the same.
+    if root && mode == Mode::Root {
         // What it made in the job's home is the job's, as after any other step.
         course.execute(apt::hand_over(&[view::HOME, TOOL_CACHE])).await?;
     }
