@@ -22,6 +22,7 @@ mod project;
 mod quantity;
 mod reach;
 mod references;
+mod regular;
 mod report;
 mod sandboxing;
 mod sarif;

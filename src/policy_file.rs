@@ -10,6 +10,7 @@ use caisson_sandbox::additions::AdditionError;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Places;
+use crate::regular;
 use crate::report::Explained;
 use crate::trust::{Ledger, Standing, TrustError};
 
@@ -100,7 +101,7 @@ impl PolicyFile {
     /// Reads a file; `None` when there is none.
     pub(crate) fn read(path: &Path) -> Result<Option<PolicyFile>, PolicyError> {
         let failed = |error| PolicyError::Read(path.to_owned(), error);
-        let file = match std::fs::File::open(path) {
+        let file = match regular::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),

@@ -58,7 +58,7 @@ fn read(checkout: &Path, path: &str) -> Option<String> {
         return None;
     }
     let mut text = String::new();
-    let length = std::fs::File::open(full).ok()?.take(LONGEST + 1).read_to_string(&mut text).ok()?;
+    let length = crate::regular::open(&full).ok()?.take(LONGEST + 1).read_to_string(&mut text).ok()?;
     (length as u64 <= LONGEST).then_some(text)
 }
 

@@ -393,7 +393,7 @@ fn named(checkout: &Path, names: &[PathBuf]) -> Result<Vec<PathBuf>, SelectionEr
 fn read(path: &Path) -> Result<String, SelectionError> {
     let failed = |error| SelectionError::Read(path.to_owned(), error);
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(failed)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    crate::regular::open(path).map_err(failed)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     let text = |reason: &str| SelectionError::Text { path: path.to_owned(), reason: reason.to_owned() };
     if bytes.len() as u64 > LONGEST {
         return Err(text("it is longer than 1 MiB"));

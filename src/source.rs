@@ -11,6 +11,7 @@ use caisson_model::outcome::{Bytes, Fault};
 use sha2::{Digest as _, Sha256};
 
 use crate::git::{self, GitError, Repository};
+use crate::regular;
 use crate::report::Explained;
 
 /// A history larger than this is left out: unpacking it for every job would cost more than any step needs it.
@@ -178,7 +179,7 @@ impl Packer {
     fn entry(&mut self, from: &Path, inside: &Path, metadata: &Metadata) -> Result<(), SourceError> {
         let kind = metadata.file_type();
         if kind.is_file() {
-            let file = File::open(from).map_err(|error| SourceError::Read(from.to_owned(), error))?;
+            let file = regular::open(from).map_err(|error| SourceError::Read(from.to_owned(), error))?;
             let opened = file.metadata().map_err(|error| SourceError::Read(from.to_owned(), error))?;
             // It is the file that was looked at and not one that was put in its place.
             if (opened.dev(), opened.ino()) != (metadata.dev(), metadata.ino()) {

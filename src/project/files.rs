@@ -9,7 +9,6 @@ const LONGEST: u64 = 1 << 20;
 /// The text of a file that is short enough; `None` for anything else.
 pub(super) fn text(path: &Path) -> Option<String> {
     let mut text = String::new();
-    let file = std::fs::File::open(path).ok().filter(|file| file.metadata().is_ok_and(|facts| facts.is_file()))?;
-    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    crate::regular::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
     Some(text)
 }
