@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use url::Url;
 
 use crate::answer::{Answer, Subject, Terms};
-use crate::debian::release::{Contents, Release};
+use crate::debian::release::{Compression, Contents, Release};
 use crate::digest::{Sha256Digest, Stated};
 use crate::fetch::{Fetcher, FileWant, Freshness, Page, PageWant};
 use crate::name;
@@ -226,8 +226,8 @@ impl Debian {
             what: path.to_owned(),
         };
         let stored = self.fetcher.whole(want).await?;
-        let compressed = path.ends_with(".gz");
-        let read = tokio::task::spawn_blocking(move || Contents::read(stored.file, compressed)).await;
+        let compression = Compression::of(path);
+        let read = tokio::task::spawn_blocking(move || Contents::read(stored.file, compression)).await;
         let read = read.unwrap_or_else(|_| Err(std::io::Error::other("reading ended early")));
         let contents = Arc::new(read.map_err(|error| Unserved::failed_for_good(format!("{path} cannot be read: {error}")))?);
         self.contents.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::clone(&contents));

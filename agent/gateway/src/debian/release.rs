@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::read::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
 use crate::digest::Sha256Digest;
 
@@ -59,12 +60,33 @@ impl Release {
             [] => vec![String::new()],
             _ => components.iter().flat_map(|component| [architecture, "all"].map(|arch| format!("{component}/binary-{arch}/"))).collect(),
         };
-        let form = |folder: String| {
-            ["Packages.gz", "Packages"].iter().map(|file| format!("{folder}{file}")).find(|path| self.files.contains_key(path))
-        };
+        let form = |folder: String| FORMS.iter().map(|file| format!("{folder}{file}")).find(|path| self.files.contains_key(path));
         let found: Vec<String> = folders.into_iter().filter_map(form).collect();
         let mut seen = HashSet::new();
         found.into_iter().filter(|path| seen.insert(path.clone())).collect()
+    }
+}
+
+/// How an index may lie on the server, best first. All are listed in a Release; the plain one is often not there, and some archives
+/// have only the smallest.
+const FORMS: [&str; 3] = ["Packages.xz", "Packages.gz", "Packages"];
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Xz,
+    Gzip,
+    None,
+}
+
+impl Compression {
+    /// By a file's name.
+    pub(crate) fn of(path: &str) -> Compression {
+        match path.rsplit('.').next() {
+            Some("xz") => Compression::Xz,
+            Some("gz") => Compression::Gzip,
+            _ => Compression::None,
+        }
     }
 }
 
@@ -74,10 +96,11 @@ pub(crate) struct Contents(HashMap<Box<str>, (Sha256Digest, u64)>);
 
 impl Contents {
     /// Reads a `Packages` file. Blocks.
-    pub(crate) fn read(file: File, compressed: bool) -> io::Result<Contents> {
-        match compressed {
-            true => Contents::from(MultiGzDecoder::new(BufReader::new(file))),
-            false => Contents::from(file),
+    pub(crate) fn read(file: File, compression: Compression) -> io::Result<Contents> {
+        match compression {
+            Compression::Xz => Contents::from(XzReader::new(BufReader::new(file), true)),
+            Compression::Gzip => Contents::from(MultiGzDecoder::new(BufReader::new(file))),
+            Compression::None => Contents::from(file),
         }
     }
 
@@ -142,5 +165,39 @@ mod tests {
         let contents = Contents::from(text.as_bytes()).unwrap();
         assert_eq!((contents.find("pool/a_1_all.deb"), contents.find("b_1%3a2_all.deb")), (Some((digest, 3)), Some((digest, 4))));
         assert_eq!(contents.find("pool/c.deb"), None);
+    }
+
+    /// `Package: a`, in pool/a_1_all.deb of three bytes, with the digest of `y`, as xz writes it.
+    const SMALLEST: [u8; 180] = [
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x16, 0x00, 0x00, 0x00, 0x74, 0x2f,
+        0xe5, 0xa3, 0xe0, 0x00, 0x76, 0x00, 0x71, 0x5d, 0x00, 0x28, 0x18, 0x48, 0x66, 0xdb, 0xda, 0x30, 0x85, 0xfe, 0x16, 0xde, 0xae, 0xe1,
+        0x46, 0x8b, 0xf6, 0x70, 0x57, 0x9a, 0x7a, 0xda, 0xaa, 0x78, 0xe6, 0x04, 0x5a, 0x9e, 0x91, 0xf5, 0x92, 0x69, 0x9b, 0xc6, 0xc7, 0x48,
+        0x16, 0x96, 0x80, 0xfc, 0x73, 0xc2, 0x38, 0x64, 0xd7, 0xf3, 0xb0, 0x7a, 0xf1, 0x26, 0x0d, 0xdd, 0xd4, 0xa8, 0x0f, 0x5f, 0xe0, 0x20,
+        0x2c, 0x2c, 0x26, 0xbf, 0xdd, 0x76, 0x30, 0x1e, 0x13, 0x35, 0xd2, 0x58, 0x3a, 0xbf, 0x49, 0x87, 0xa6, 0xf0, 0x18, 0x13, 0xb2, 0x22,
+        0x51, 0x5d, 0xeb, 0xd5, 0x21, 0x2c, 0x3e, 0xf2, 0x7b, 0xc5, 0x5b, 0x3a, 0x7a, 0x67, 0x21, 0xd0, 0xed, 0xd3, 0xd0, 0xa7, 0x09, 0xf9,
+        0x8f, 0x59, 0x71, 0xe4, 0xdb, 0xab, 0x7a, 0x56, 0x8f, 0x90, 0x8e, 0x69, 0x00, 0x00, 0x00, 0x00, 0xe3, 0xad, 0xc6, 0xbc, 0xda, 0x54,
+        0xe5, 0xae, 0x00, 0x01, 0x8d, 0x01, 0x77, 0x00, 0x00, 0x00, 0x4e, 0x62, 0xf3, 0xaa, 0xb1, 0xc4, 0x67, 0xfb, 0x02, 0x00, 0x00, 0x00,
+        0x00, 0x04, 0x59, 0x5a,
+    ];
+
+    #[test]
+    fn an_index_is_read_in_each_form() {
+        use std::io::{Seek as _, Write as _};
+        let digest = Sha256Digest::of(b"y");
+        let text = format!("Package: a\nFilename: pool/a_1_all.deb\nSize: 3\nSHA256: {digest}\n");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        for (name, bytes) in [("Packages", text.into_bytes()), ("Packages.gz", gzip.finish().unwrap()), ("Packages.xz", SMALLEST.to_vec())]
+        {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            file.rewind().unwrap();
+            let contents = Contents::read(file, Compression::of(name)).unwrap();
+            assert_eq!(contents.find("pool/a_1_all.deb"), Some((digest, 3)), "{name}");
+        }
+        let mut broken = tempfile::tempfile().unwrap();
+        broken.write_all(&SMALLEST[..40]).unwrap();
+        broken.rewind().unwrap();
+        assert!(Contents::read(broken, Compression::Xz).is_err());
     }
 }
