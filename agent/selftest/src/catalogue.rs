@@ -12,6 +12,7 @@ mod processes;
 mod resources;
 mod sockets;
 
+pub(crate) use endings::wait_in_kernel;
 pub(crate) use files::SCRIPT;
 pub(crate) use resources::hold;
 

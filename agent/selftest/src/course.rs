@@ -57,7 +57,7 @@ pub struct Report {
 pub struct Setting {
     /// The mode.
     pub mode: String,
-    /// `user` or `root`.
+    /// `user`, `root`, `tool` or `exit`.
     pub step: String,
     /// What was in force.
     pub enforced: Vec<String>,
@@ -76,7 +76,7 @@ pub struct Tried {
     pub tries: String,
     /// The mode.
     pub mode: String,
-    /// `user` or `root`.
+    /// `user`, `root`, `tool` or `exit`.
     pub step: String,
     /// What came of it.
     #[serde(flatten)]
@@ -128,7 +128,7 @@ pub fn run(host: &HostRules, controls: Controls, wanted: impl Fn(&Attack) -> boo
     let mut report =
         Report { mode: course.word.clone(), described: mode.to_string(), settings: Vec::new(), attacks: Vec::new(), controls: Vec::new() };
     let ids = course.ids()?;
-    for step in [Step::User, Step::Root] {
+    for step in Step::ALL {
         course.setting(step, ids, &planted, &attacks, &mut report)?;
     }
     if controls == Controls::Yes {
@@ -150,11 +150,36 @@ pub fn word(mode: Mode) -> &'static str {
     }
 }
 
-/// Who the attacker is inside.
+/// What kind of sandbox the attacker is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
+    /// An ordinary step.
     User,
+    /// A step that is root of its namespace.
     Root,
+    /// What caisson itself runs over what others wrote, with the stricter list of calls.
+    Tool,
+    /// A step that may reach a host by name, and so has the agent's listeners in its network.
+    Exit,
+}
+
+impl Step {
+    const ALL: [Step; 4] = [Step::User, Step::Root, Step::Tool, Step::Exit];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Step::User => "user",
+            Step::Root => "root",
+            Step::Tool => "tool",
+            Step::Exit => "exit",
+        }
+    }
+
+    /// Whether this kind is a variety of another, in which limits and ends are no different: attacks on those, each of which needs a
+    /// sandbox of its own, are not made again.
+    const fn is_variety(self) -> bool {
+        matches!(self, Step::Tool | Step::Exit)
+    }
 }
 
 struct Course {
@@ -198,7 +223,7 @@ impl Course {
 
     fn setting(&self, step: Step, ids: Ids, planted: &Planted, attacks: &[&Attack], report: &mut Report) -> Result<(), CourseError> {
         let scene = planted.scene.inside();
-        let name = if step == Step::User { "user" } else { "root" };
+        let name = step.word();
         let shared: Vec<&&Attack> = attacks.iter().filter(|attack| attack.alone.is_none()).collect();
         let mut words = vec!["batch".to_owned(), SCENE.to_owned()];
         words.extend(shared.iter().map(|attack| attack.id.to_owned()));
@@ -212,7 +237,7 @@ impl Course {
             missing: list(&ran.outcome.missing),
         });
         let unchanged = planted.unchanged();
-        for attack in attacks {
+        for attack in attacks.iter().filter(|attack| !step.is_variety() || attack.alone.is_none()) {
             let verdict = match &attack.alone {
                 Some(alone) => self.alone(attack, alone, step, ids, &scene)?,
                 None => {
@@ -273,7 +298,10 @@ impl Course {
     /// The spec that a step gets, with the attacker as its program.
     fn spec(&self, step: Step, ids: Ids, scene: &Scene, words: Vec<String>) -> Spec {
         let identity = if step == Step::Root { policy::Identity::Root } else { policy::Identity::User };
-        let grant = Grant { identity, ..Grant::default() };
+        let mut grant = Grant { identity, ..Grant::default() };
+        if step == Step::Exit {
+            grant.egress.allow.extend("caisson.invalid:443".parse::<policy::Destination>());
+        }
         let system = match (step, self.launcher.mode()) {
             (Step::Root, Mode::Root) => System::Overlay(Upper::Memory { size: 1 << 30, inodes: 100_000 }),
             _ => System::ReadOnly,
@@ -309,8 +337,8 @@ impl Course {
             secrets: Vec::new(),
             timeout: None,
             counted: Vec::new(),
-            profile: Profile::Default,
-            watch: Watch::Silent,
+            profile: if step == Step::Tool { Profile::Strict } else { Profile::Default },
+            watch: if step == Step::Exit { Watch::Told } else { Watch::Silent },
         };
         lower::spec(&grant, &self.host, request).0
     }

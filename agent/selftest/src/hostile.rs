@@ -43,6 +43,7 @@ pub fn entry() -> Option<i32> {
         ["weakened", scene, id] => one(Path::new(scene), id, Place::Weakened),
         ["victim", directory, marker] => planted::victim(Path::new(directory), marker),
         ["hold", bytes] => catalogue::hold(bytes),
+        ["wait-in-kernel", pipe] => catalogue::wait_in_kernel(pipe),
         ["idle", how @ ..] => idle(how),
         // Its child has no parent from here on.
         ["orphan"] => i32::from(command(&["idle"]).spawn().map(std::mem::forget).is_err()),

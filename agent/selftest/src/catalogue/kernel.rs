@@ -24,6 +24,8 @@ pub(super) const NONE: u64 = u64::MAX;
 /// AT_FDCWD.
 pub(super) const HERE: u64 = (-100_i64) as u64;
 
+/// quotactl_fd(2), which libc does not name everywhere (5.14).
+const QUOTACTL_FD: i64 = 443;
 /// One instruction of a filter that allows everything.
 const ALLOW_ALL: u64 = 0x7fff_0000_0000_0006;
 /// `struct clone_args` with CLONE_NEWUSER and SIGCHLD.
@@ -122,6 +124,16 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack!("kernel.host-name", "rename the host", Weakened, [call!(libc::SYS_sethostname, Bytes(b"x"), Word(1))]),
     attack!("kernel.domain-name", "rename its domain", Weakened, [call!(libc::SYS_setdomainname, Bytes(b"x"), Word(1))]),
     attack!("kernel.accounting", "have the kernel write process accounting", Root, [call!(libc::SYS_acct, Bytes(b"/caisson-none\0"))]),
+    attack!(
+        "kernel.quota-descriptor",
+        "ask for quotas by a descriptor",
+        Root,
+        [
+            call!(libc::SYS_openat, Word(HERE), Bytes(b"/\0"), Word(0)),
+            // Q_GETINFO for users, of quotactl(2).
+            call!(QUOTACTL_FD, Answer(0), Word(0x8000_0500), Word(0), Room(64)),
+        ]
+    ),
     attack!(
         "kernel.quota",
         "change quotas",

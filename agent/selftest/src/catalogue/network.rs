@@ -82,8 +82,16 @@ fn datagram(scene: &Scene) -> Verdict {
 }
 
 fn route(to: SocketAddr) -> Verdict {
-    let connect = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.connect(to);
-    Verdict::of(connect(), format!("there is a route to {}", to.ip()))
+    let connect = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(to)?;
+        socket.local_addr()
+    };
+    match connect() {
+        // Where a step has a way out, every address is one of its own network's.
+        Ok(from) if from.ip() == to.ip() || from.ip().is_loopback() => Verdict::refused("it leads back into the sandbox"),
+        other => Verdict::of(other, format!("there is a route to {}", to.ip())),
+    }
 }
 
 fn name_server(scene: &Scene) -> Verdict {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use caisson_sandbox::raw::Argument::{Bytes, Word};
+use caisson_sandbox::raw::Argument::{Answer, Bytes, Word};
 use caisson_sandbox::spec::Spec;
 
 use super::kernel::{attack, call};
@@ -72,6 +72,16 @@ pub(super) const ATTACKS: &[Attack] = &[
             (None, Some(caisson_sandbox::outcome::Cause::WallClock { .. })) => Verdict::refused("killed when its time was over"),
             (None, other) => Verdict::unknown(format!("{other:?}, code {}", after.code)),
         },
+    ),
+    attack!(
+        "resources.entropy",
+        "empty the host's source of randomness",
+        Root,
+        [
+            call!(libc::SYS_openat, Word(0), Bytes(b"/dev/urandom\0"), Word(0)),
+            // RNDRESEEDCRNG of random(4): the answer 0 of the call before.
+            call!(libc::SYS_ioctl, Answer(0), Word(0x5207)),
+        ]
     ),
     attack!(
         "resources.keyrings",
