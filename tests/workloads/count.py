@@ -3,6 +3,7 @@
     count.py script WORKFLOW STEP         print the step's script (`# cd DIR` first where it has a working directory)
     count.py log JSON_LINES STEP          print the step's log, from the output of `caisson run --json`
     count.py compare NAME OUTSIDE INSIDE  print two rows of the table, then each difference; exit 1 if there is one
+    count.py outcomes OUTSIDE INSIDE      print how many single outcomes there are, then each difference; exit 1 if there is one
 
 The logs are those of verbose unittest or pytest runs. Totals come from the last line of the runner. The outcome of single tests
 is read as well, since equal totals could hide one test that fails inside for one that fails outside.
@@ -132,6 +133,22 @@ def compare(name, outside_path, inside_path):
     return int(rows[0] != rows[1] or bool(differences))
 
 
+def outcomes(outside_path, inside_path):
+    """Print the number of outcomes and what differs, of logs with many runs each. Names that stand twice are counted once."""
+    found = []
+    for path in (outside_path, inside_path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found.append(tests(file.read()))
+    outside, inside = found
+    for place, one in zip(("outside", "inside"), found):
+        counts = {word: list(one.values()).count(word) for word in sorted(set(one.values()))}
+        print(f"   {place}: {len(one)} tests, {counts}")
+    differing = [test for test in sorted(outside.keys() | inside.keys()) if outside.get(test) != inside.get(test)]
+    for test in differing:
+        print(f"   {test}: {outside.get(test, 'not run')} outside, {inside.get(test, 'not run')} inside")
+    return int(bool(differing) or not inside)
+
+
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
-    sys.exit({"script": script, "log": log, "compare": compare}[verb](*arguments))
+    sys.exit({"script": script, "log": log, "compare": compare, "outcomes": outcomes}[verb](*arguments))
