@@ -43,3 +43,18 @@ simulate:
 # Start to exit of /bin/true: plain spawn, a step, `caisson exec`, bubblewrap, in one interleaved run.
 bench:
     cargo bench --bench start
+
+# Coverage-guided fuzzing of what reads bytes of hostile making, each target for SECONDS, one after the other; what was found is kept in
+# fuzz/corpus and fuzz/artifacts. Stable Rust does: nothing but coverage is asked of the compiler. Needs a C++ compiler.
+fuzz seconds="600" targets="command_files commands masks expressions workflows specs":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing"
+    # With a target, so that build scripts are not made to count.
+    cargo build --manifest-path fuzz/Cargo.toml --release --target "$host"
+    for target in {{targets}}; do
+        mkdir -p "fuzz/corpus/$target" fuzz/artifacts
+        "fuzz/target/$host/release/$target" -max_total_time={{seconds}} -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+            -artifact_prefix="fuzz/artifacts/$target-" "fuzz/corpus/$target" 2>&1 | tail -n 12
+    done
