@@ -168,3 +168,39 @@ fn another_repository_is_checked_out_where_policy_lets_it() {
     place.write("../policy.toml", "[[step]]\njob = 'a'\npresets = ['git:github.com']\n");
     assert_eq!(said(&place, &["plan", "--policy", place.path().join("policy.toml").to_str().unwrap()]).0, 0);
 }
+
+/// Hostile files are refused with little memory and in little time, whatever they would unfold to.
+#[test]
+fn hostile_files_are_refused_in_bounded_time_and_memory() {
+    let place = Place::new();
+    let job = "jobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: 'true' }]\n";
+    let mut bomb = String::from("on: push\nx0: &x0 [a, a, a, a, a, a, a, a, a, a]\n");
+    (1..30).for_each(|n| bomb.push_str(&format!("x{n}: &x{n} [{}]\n", vec![format!("*x{}", n - 1); 10].join(", "))));
+    let vector = |name: &str| format!("        {name}: [{}]\n", (0..200).map(|n| n.to_string()).collect::<Vec<_>>().join(", "));
+    let matrix = format!("    strategy:\n      matrix:\n{}{}{}", vector("a"), vector("b"), vector("c"));
+    for (name, text, message) in [
+        ("large", format!("on: push\n{job}# {}\n", "x".repeat(10 << 20)), "longer than 1 MiB"),
+        ("bomb", format!("{bomb}{job}"), "nodes once its aliases are resolved"),
+        ("deep", format!("on: push\nenv: {}{}\n{job}", "[".repeat(400_000), "]".repeat(400_000)), "maximum object depth exceeded"),
+        ("matrix", format!("on: push\n{job}{matrix}"), "the matrix has more than 256 cells"),
+        (
+            "expression",
+            format!("on: push\n{job}      - run: echo ${{{{ {}1{} }}}}\n", "(".repeat(9000), ")".repeat(9000)),
+            "max expression depth",
+        ),
+        ("tight", format!("on: [push]#a\n{}{job}", "x: [1]#b\n".repeat(10_000)), ""),
+    ] {
+        let text = if name == "expression" { text.replace("steps: [{ run: 'true' }]", "steps:\n      - run: 'true'") } else { text };
+        place.write(".github/workflows/t.yml", &text);
+        let began = std::time::Instant::now();
+        // Half a gigabyte of addresses, threads and program included.
+        let limited = ["-c", "ulimit -v 524288; exec \"$0\" check", env!("CARGO_BIN_EXE_caisson")];
+        let output = place.program("/bin/sh", &limited).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let code = output.status.code();
+        assert!(code == Some(2), "{name}: {code:?} {said:.500}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains(message), "{name}: {message} is not in {said:.2000}");
+        // Generous: an unoptimised build on a loaded machine.
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{name} took {:?}", began.elapsed());
+    }
+}

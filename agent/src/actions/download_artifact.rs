@@ -36,8 +36,11 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
         (Some(name), _) => all.iter().filter(|artifact| artifact.name == name).collect(),
         (None, _) if !ids.is_empty() => all.iter().filter(|artifact| ids.contains(&id(&artifact.digest.to_string()))).collect(),
         (None, Some(pattern)) => {
-            let pattern = Pattern::new(pattern).map_err(|error| Halt::invalid(format!("the input pattern is not valid: {}", error.msg)))?;
-            all.iter().filter(|artifact| pattern.matches(&artifact.name)).collect()
+            let (negated, pattern) = pattern.strip_prefix('!').map_or((false, pattern), |rest| (true, rest));
+            let patterns: Result<Vec<Pattern>, _> = alternatives(pattern).iter().map(|pattern| Pattern::new(pattern)).collect();
+            let patterns = patterns.map_err(|error| Halt::invalid(format!("the input pattern is not valid: {}", error.msg)))?;
+            let fits = |name: &str| patterns.iter().any(|pattern| pattern.matches(name)) != negated;
+            all.iter().filter(|artifact| fits(&artifact.name)).collect()
         }
         (None, None) => all.iter().collect(),
     };
@@ -73,4 +76,40 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
     }
     bench.output("download-path", &base);
     Ok(())
+}
+
+/// A pattern with braces, as those that it stands for: `a-{b,c}` is `a-b` and `a-c`. At most 256 of them; beyond that, and where braces
+/// do not match, they are letters.
+fn alternatives(pattern: &str) -> Vec<String> {
+    let mut open = vec![pattern.to_owned()];
+    let mut done = Vec::new();
+    while let Some(next) = open.pop() {
+        let braces = next.rfind('{').and_then(|from| Some((from, from + next[from..].find('}')?)));
+        match braces {
+            Some((from, to)) if open.len() + done.len() < 256 && next[from..to].contains(',') => {
+                let (before, after) = (&next[..from], &next[to + 1..]);
+                open.extend(next[from + 1..to].split(',').map(|part| format!("{before}{part}{after}")));
+            }
+            _ => done.push(next),
+        }
+    }
+    done.sort();
+    done.dedup();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_stand_for_several_patterns() {
+        assert_eq!(
+            alternatives("coverage-{3.11,3.12}-{a,b}"),
+            ["coverage-3.11-a", "coverage-3.11-b", "coverage-3.12-a", "coverage-3.12-b"]
+        );
+        assert_eq!(alternatives("{a,{b,c}}*"), ["a*", "b*", "c*"]);
+        assert_eq!((alternatives("plain*"), alternatives("{x}")), (vec!["plain*".to_owned()], vec!["{x}".to_owned()]));
+        assert!(alternatives(&"{a,b}".repeat(40)).len() <= 512);
+    }
 }

@@ -12,6 +12,7 @@ use crate::limits::Limits;
 
 /// How many nodes a file may have once its aliases are resolved: far beyond any workflow, far below an alias bomb.
 const MAX_NODES: usize = 200_000;
+const TOO_DEEP: &str = "maximum object depth exceeded";
 /// How many comments without a blank before them are looked over; each costs reading the text again.
 const MOST_TIGHT_COMMENTS: usize = 16;
 
@@ -224,6 +225,9 @@ impl Reader<'_> {
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| {
                 let at = error.marker().byte_offset().unwrap_or(0);
+                if error.info().contains("recursion limit") {
+                    return refusal(at..at, TOO_DEEP, "nest less deeply");
+                }
                 let message = format!("this is not YAML: {}", error.info().trim_end_matches('.'));
                 refusal(at..at, message, "check indentation, quotes and brackets here and on the line before")
             })?;
@@ -284,7 +288,7 @@ impl Reader<'_> {
     }
 
     fn too_deep(&self, at: Range<usize>) -> Refusal {
-        refusal(at, "maximum object depth exceeded", "nest less deeply")
+        refusal(at, TOO_DEEP, "nest less deeply")
     }
 
     /// Puts a finished node where it belongs: into its parent, or at the root.
