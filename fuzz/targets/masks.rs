@@ -1,13 +1,15 @@
 //! Masking: no cut of a stream lets a secret through. The first bytes say how it is cut; secrets stand in between.
 #![no_main]
 
-#[path = "../../agent/src/mask.rs"]
+#[path = "../../agent/src"]
 #[allow(dead_code)]
-mod mask;
+mod agent {
+    pub mod mask;
+}
 
 use std::sync::{LazyLock, Mutex};
 
-use mask::Masker;
+use agent::mask::Masker;
 
 const SECRETS: [&[u8]; 3] = [b"s3cret-Value\nsecond line of it", b"aaaaaaab", b"\xff\xfe\x00binary\xff\xfe"];
 

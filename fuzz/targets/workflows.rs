@@ -3,10 +3,10 @@
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let submission = caisson_model::run::Submission::default();
-    if let Err(diagnostics) = caisson_workflow::plan::plan(text, "fuzz.yml", &submission) {
+    if let Err(diagnostics) = caisson_workflow::plan(text, "fuzz.yml", &submission) {
         assert!(!diagnostics.is_empty());
         for diagnostic in diagnostics {
-            let _ = diagnostic.to_string();
+            assert!(!format!("{diagnostic:?}").is_empty());
         }
     }
 });
