@@ -36,6 +36,11 @@ bench-exit:
 faults jobs="500" faults="200":
     CAISSON_FAULT_JOBS={{jobs}} CAISSON_FAULTS={{faults}} cargo test --release --test faults --locked -- --nocapture --test-threads 1
 
+# From submission to a step's start, and no-op jobs per second: a controller and an agent over loopback TLS.
+bench-fleet:
+    cargo build --release
+    python3 tests/benchmarks/fleet.py target/release/caisson
+
 # 10,000 schedules of engine, agents and a hostile network.
 simulate:
     cargo test --release -p caisson-controller --lib --locked simulation -- --nocapture

@@ -245,7 +245,6 @@ impl World {
     fn all_ended(&self) -> bool {
         let Some(engine) = &self.engine else { return false };
         self.leaving.is_empty()
-            && engine.state().last_run > 0
             && engine.state().runs.values().all(|run| run.view.finished.is_some())
             && self.agents.iter().all(|agent| agent.running.is_empty())
             && !self.things.values().any(|thing| matches!(thing, Thing::Submit))
@@ -381,6 +380,14 @@ impl World {
         // Whoever reads the log of an attempt that is over ends it; here everybody reads everything.
         for ((attempt, _), log) in &mut self.promises.logs {
             log.gap |= !log.sealed && engine.is_live(*attempt) != Some(true) && self.weakness != Some(Weakness::EndLogs);
+        }
+        // Nobody was answered whose call the crash took from the journal: they call again.
+        if self.revoked.is_some() && !engine.state().revoked.contains(&self.agents[0].name) {
+            self.revoked = None;
+            self.after(500, Thing::Revoke);
+        }
+        if engine.state().last_run == 0 && !self.things.values().any(|thing| matches!(thing, Thing::Submit)) {
+            self.after(500, Thing::Submit);
         }
         self.engine = Some(engine);
         self.commit(effects, Reply::Nobody, Ok(Answer::Done));
