@@ -162,7 +162,7 @@ pub(crate) fn receive_now<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result
 }
 
 fn receive_with<M: DeserializeOwned>(socket: BorrowedFd<'_>, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ReceiveError> {
-    let mut bytes = vec![0; MESSAGE_LIMIT];
+    let mut bytes = [0; MESSAGE_LIMIT];
     let mut control = nix::cmsg_space!([RawFd; DESCRIPTOR_LIMIT]);
     let mut descriptors = Vec::new();
     let (length, cut) = loop {
@@ -177,8 +177,9 @@ fn receive_with<M: DeserializeOwned>(socket: BorrowedFd<'_>, flags: MsgFlags) ->
                 }
                 break (message.bytes, message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC));
             }
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Err(ReceiveError::Closed),
+            // The peer closed before it had read all that we sent. That is told once, and before what it has sent itself: what
+            // comes next is its last message, or the end of file.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(errno) => return Err(ReceiveError::Call(errno)),
         }
     };
@@ -237,4 +238,20 @@ pub(crate) fn load<V: DeserializeOwned>(file: impl AsFd) -> Result<V, Failure> {
     // A file that the caller made unwritable keeps its content until the last descriptor closes; that is the caller's.
     let _ = nix::sys::uio::pwrite(&file, &zeros, 0);
     value
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_last_answer_arrives_though_its_sender_left_a_message_unread() {
+        let (ours, theirs) = pair().unwrap();
+        send(theirs.as_fd(), &Answer::Area(Ok(())), &[]).unwrap();
+        send(ours.as_fd(), &Control::Kill, &[]).unwrap();
+        drop(theirs);
+        assert!(matches!(receive::<Answer>(ours.as_fd()), Ok((Answer::Area(Ok(())), _))));
+        assert!(matches!(receive::<Answer>(ours.as_fd()), Err(ReceiveError::Closed)));
+    }
 }
