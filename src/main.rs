@@ -45,11 +45,19 @@ fn main() -> ExitCode {
     if let Some(code) = caisson_sandbox::launcher::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(Exit::OURS.0));
     }
+    // What follows may read what a launcher must not know.
+    let ahead = commands::exec::ahead::if_asked();
     // And the attacker of `caisson selftest`.
     if let Some(code) = caisson_selftest::hostile::entry() {
         return ExitCode::from(u8::try_from(code).unwrap_or(Exit::OURS.0));
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(ahead);
+            error.exit()
+        }
+    };
     match cli.color {
         Color::Auto => {}
         Color::Always => {
@@ -76,7 +84,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments),
         Command::Selftest(arguments) => commands::selftest::run(arguments),
-        Command::Exec(arguments) => commands::exec::run(*arguments),
+        Command::Exec(arguments) => commands::exec::run(*arguments, ahead),
         Command::Run(arguments) => commands::run::run(*arguments),
         Command::Submit(arguments) => commands::submit::run(*arguments),
         Command::Controller(arguments) => commands::controller::run(*arguments),

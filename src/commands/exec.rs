@@ -17,7 +17,7 @@ use caisson_model::outcome::{self, Bytes, EgressEntry, Fault, Verdict};
 use caisson_model::policy::{Egress, Grant, Identity, Preset};
 use caisson_sandbox::error::{LaunchError, Stage, StartError, WaitError};
 use caisson_sandbox::host::Mode;
-use caisson_sandbox::launcher::{Launcher, Options, Running, Stdio};
+use caisson_sandbox::launcher::{Running, Stdio};
 use caisson_sandbox::outcome::{Cause, DiskResource, Outcome, Status};
 use caisson_sandbox::spec::{Access, HostOwner, Ids, Mount, Profile, Refusals, SecretFile, SecretValue, SeenAs, Spec, Upper};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,6 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
+use self::ahead::Ahead;
 use self::meter::{Flow, Meter};
 use crate::cli;
 use crate::commands::surroundings;
@@ -34,6 +35,7 @@ use crate::machine;
 use crate::opening::Opening;
 use crate::report::{self, Exit, Explained, Failure};
 
+pub(crate) mod ahead;
 mod meter;
 mod refusals;
 
@@ -123,7 +125,8 @@ fn fault(fault: caisson_sandbox::error::Fault) -> Fault {
 }
 
 /// Runs the command and answers with its exit code.
-pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: cli::Exec, ahead: Option<Ahead>) -> Result<Exit, Failure> {
+    let starting = ahead.unwrap_or_else(ahead::begin).map_err(ExecError::Start);
     let (environment, root) = surroundings();
     let flags = Flags { machine: arguments.machine.clone(), ..Flags::default() };
     let config = Config::settle(&environment, root, flags)?;
@@ -131,9 +134,8 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     let mut host = machine::rules(&config, &environment);
     machine::indexes(&mut host, &config, &arguments.indexes)?;
     let mounts = mounts(&arguments)?;
-    // Nothing stays built ahead: there is one command.
-    let launcher = Launcher::start(&Options { warm: 0, ..Options::default() }).map_err(ExecError::Start)?;
-    let claim = match launcher.mode() {
+    let starting = starting?;
+    let claim = match starting.mode() {
         Mode::Root => Some(IdClaim::take(&host.id_claims).map_err(|source| ExecError::Host { act: "claim an id range", source })?),
         _ => None,
     };
@@ -141,6 +143,7 @@ pub(crate) fn run(arguments: cli::Exec) -> Result<Exit, Failure> {
     let (spec, passage, grant) = describe(&arguments, &environment, &host, &secrets, mounts, ids);
     let signals = Signals::take().map_err(|source| ExecError::Host { act: "take signals over", source })?;
     let (meter, stdio) = streams(arguments.output).map_err(|source| ExecError::Host { act: "hand the standard streams over", source })?;
+    let launcher = starting.finish().map_err(ExecError::Start)?;
     let mut running = match launcher.launch(&spec, stdio) {
         Ok(running) => running,
         Err(error) => return not_run(&arguments, error),
@@ -344,8 +347,9 @@ impl Signals {
                     Flow::Within => {}
                     flow => {
                         printed_beyond = (flow == Flow::Beyond).then_some(passed.limit());
-                        meter = None;
+                        // Before its pipes are closed, of which it would die as well.
                         running.kill();
+                        meter = None;
                     }
                 }
             }

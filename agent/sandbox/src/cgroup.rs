@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::poll::PollFlags;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::stat::Mode;
-use nix::unistd::UnlinkatFlags;
+use nix::unistd::{Pid, UnlinkatFlags};
 
 use crate::error::{Failure, Stage};
 use crate::hierarchy::{Controller, Hierarchy, above, delegate, hierarchies};
 use crate::host::CgroupLayout;
+use crate::notices::Notices;
 use crate::protection::Missing;
 use crate::spec::Limits;
 
@@ -189,54 +188,6 @@ pub(crate) struct Counts {
     pub refused_forks: u64,
 }
 
-/// Where the kernel says that memory gets short or is out.
-#[derive(Debug)]
-pub(crate) enum Notices {
-    /// v1: one counter each (kernel `cgroup-v1/memory.rst`).
-    Eventfds { out: EventFd, short: EventFd },
-    /// v2: `memory.events`, which polls as exceptional when a number in it changes.
-    Events(OwnedFd),
-}
-
-impl Notices {
-    /// What to wait for.
-    pub(crate) fn watched(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        match self {
-            Self::Eventfds { out, short } => vec![(out.as_fd(), PollFlags::POLLIN), (short.as_fd(), PollFlags::POLLIN)],
-            Self::Events(events) => vec![(events.as_fd(), PollFlags::POLLPRI)],
-        }
-    }
-
-    /// What has happened since the last call.
-    pub(crate) fn take(&self) -> Shortage {
-        match self {
-            Self::Eventfds { out, .. } if out.read().is_ok() => Shortage::Out,
-            Self::Eventfds { short, .. } if short.read().is_ok() => Shortage::Short,
-            Self::Eventfds { .. } => Shortage::None,
-            Self::Events(events) => {
-                // Reading is what lets the next poll wait again.
-                let mut bytes = [0; 1024];
-                let length = nix::sys::uio::pread(events, &mut bytes, 0).unwrap_or(0);
-                let text = String::from_utf8_lossy(&bytes[..length]);
-                let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
-                match (number("oom_kill "), number("max ")) {
-                    (1.., _) => Shortage::Out,
-                    (0, 1..) => Shortage::Short,
-                    (0, 0) => Shortage::None,
-                }
-            }
-        }
-    }
-}
-
-/// How a group stands with memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shortage {
-    None,
-    Short,
-    Out,
-}
-
 impl Group {
     /// v2: the directory to clone into.
     pub(crate) fn clone_into(&self) -> Option<BorrowedFd<'_>> {
@@ -246,12 +197,15 @@ impl Group {
         }
     }
 
-    /// v1: the files that a process writes `0` into to enter. Opened here, since the kernel asks who opened.
+    /// v1: the files that a process of one thread writes `0` into to enter. Opened here, since the kernel asks who opened.
+    ///
+    /// `tasks` and not `cgroup.procs`: a thread that moves itself needs no lock against forks (since 5.6), and taking that lock
+    /// waits for an RCU grace period, 7 to 20 ms whenever nobody moved anything just before.
     pub(crate) fn entries(&self) -> Result<Vec<OwnedFd>, Failure> {
         if self.layout == CgroupLayout::V2 {
             return Ok(Vec::new());
         }
-        self.parts.iter().map(|part| part.open("cgroup.procs", OFlag::O_WRONLY)).collect()
+        self.parts.iter().map(|part| part.open("tasks", OFlag::O_WRONLY)).collect()
     }
 
     fn part(&self, controller: Controller) -> Option<&Part> {
@@ -300,23 +254,19 @@ impl Group {
         Ok(())
     }
 
-    /// What tells when memory gets short in this group and when it is out; `None` where nothing counts memory.
-    pub(crate) fn notices(&self, limit: u64) -> Result<Option<Notices>, Failure> {
+    /// What tells when memory is out in this group; `None` where nothing counts memory.
+    pub(crate) fn notices(&self) -> Result<Option<Notices>, Failure> {
         let Some(part) = self.part(Controller::Memory) else { return Ok(None) };
-        if self.layout == CgroupLayout::V2 {
-            return Ok(Some(Notices::Events(part.open("memory.events", OFlag::O_RDONLY)?)));
-        }
-        let failed = |errno| Failure::new(Stage::Cgroup, "eventfd", errno);
-        let register = |file: &str, arguments: &str| {
-            use std::os::fd::AsRawFd;
-            let notice = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
-            let control = part.open(file, OFlag::O_RDONLY)?;
-            part.write("cgroup.event_control", &format!("{} {}{arguments}", notice.as_fd().as_raw_fd(), control.as_raw_fd()))?;
-            Ok(notice)
-        };
-        let out = register("memory.oom_control", "")?;
-        let short = register("memory.usage_in_bytes", &format!(" {}", limit / 8 * 7))?;
-        Ok(Some(Notices::Eventfds { out, short }))
+        Ok(Some(match self.layout {
+            CgroupLayout::V2 => Notices::Events(part.open("memory.events", OFlag::O_RDONLY)?),
+            CgroupLayout::V1 | CgroupLayout::Absent => Notices::eventfds(part.directory.as_fd())?,
+        }))
+    }
+
+    /// Has these notices tell also when memory gets short below `limit`; the process that sees to it, where one is needed.
+    pub(crate) fn warn(&self, notices: &mut Notices, limit: u64) -> Result<Option<(Pid, OwnedFd)>, Failure> {
+        let Some(part) = self.part(Controller::Memory) else { return Ok(None) };
+        notices.warn(part.directory.as_fd(), limit)
     }
 
     /// The processes in it, as the host numbers them. Where no memory is counted, none.

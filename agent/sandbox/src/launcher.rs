@@ -16,8 +16,8 @@ use crate::onlooker::Onlooker;
 use crate::outcome::Outcome;
 use crate::sockets::Sockets;
 use crate::spec::{AreaDirectory, IdRange, Spec};
-pub use crate::start::Options;
-use crate::start::single_threaded;
+use crate::start::{Begun, single_threaded};
+pub use crate::start::{Image, Options};
 
 /// The step's standard streams, handed over.
 #[derive(Debug)]
@@ -45,9 +45,32 @@ pub struct Launcher {
 
 #[derive(Debug)]
 struct Inner {
-    socket: OwnedFd,
-    process: OwnedFd,
+    process: Process,
     standing: Standing,
+}
+
+/// The launcher process. It is over when this is dropped.
+#[derive(Debug)]
+struct Process(Begun);
+
+/// A launcher process that gets ready while its caller does something else. Dropping it ends the process.
+#[derive(Debug)]
+pub struct Starting(Process);
+
+impl Starting {
+    /// With which ids it will work.
+    pub fn mode(&self) -> Mode {
+        self.0.0.mode
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn finish(self) -> Result<Launcher, StartError> {
+        let standing = self.0.0.greeting()?;
+        Ok(Launcher { inner: Arc::new(Inner { process: self.0, standing }) })
+    }
 }
 
 impl Launcher {
@@ -57,9 +80,16 @@ impl Launcher {
     /// # Errors
     /// [`StartError::Threads`] when threads exist; [`StartError::Failed`] with the stage otherwise.
     pub fn start(options: &Options) -> Result<Self, StartError> {
+        Self::begin(options)?.finish()
+    }
+
+    /// As [`Launcher::start`], without waiting until it is ready: for whoever has something to do meanwhile.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`]; what goes wrong in the launcher process itself shows when it is waited for.
+    pub fn begin(options: &Options) -> Result<Starting, StartError> {
         single_threaded()?;
-        let (socket, process, standing) = crate::start::start(options)?;
-        Ok(Self { inner: Arc::new(Inner { socket, process, standing }) })
+        Ok(Starting(Process(crate::start::begin(options)?)))
     }
 
     /// With which ids it works.
@@ -136,7 +166,7 @@ impl Launcher {
         let (ours, theirs) = handshake::pair().map_err(failed)?;
         let mut descriptors = vec![theirs.as_fd()];
         descriptors.extend_from_slice(more);
-        match handshake::send(self.inner.socket.as_fd(), request, &descriptors) {
+        match handshake::send(self.inner.process.0.socket.as_fd(), request, &descriptors) {
             Ok(()) => Ok(ours),
             Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(None),
             Err(errno) => Err(failed(errno)),
@@ -147,15 +177,15 @@ impl Launcher {
 /// Readable when the launcher process is dead.
 impl AsFd for Launcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.process.as_fd()
+        self.inner.process.0.process.as_fd()
     }
 }
 
-impl Drop for Inner {
+impl Drop for Process {
     fn drop(&mut self) {
         // The end of file is what makes the launcher clean up; waiting for it keeps the promise that nothing is left.
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
-        let wait = || waitid(Id::PIDFd(self.process.as_fd()), WaitPidFlag::WEXITED);
+        let _ = shutdown(self.0.socket.as_raw_fd(), Shutdown::Both);
+        let wait = || waitid(Id::PIDFd(self.0.process.as_fd()), WaitPidFlag::WEXITED);
         while wait() == Err(Errno::EINTR) {}
     }
 }

@@ -42,6 +42,7 @@ mod init;
 mod measure;
 mod netlink;
 mod netns;
+mod notices;
 mod plan;
 mod profiles;
 mod refused;

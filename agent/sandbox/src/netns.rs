@@ -24,48 +24,32 @@ mod rules;
 /// The index of loopback, which is the first interface of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// The launcher's own namespace: an empty one, which it returns to.
-#[derive(Debug)]
-pub(crate) struct Home(OwnedFd);
+/// Makes a namespace with loopback up and does something in it; what is cloned meanwhile is in it.
+///
+/// The launcher stays there until the next one: its own sockets are made in the namespace of the sandbox that they lead to, so
+/// an empty namespace to return to would be one more to make, to switch to and to take down.
+pub(crate) fn found<T>(act: impl FnOnce() -> Result<T, Failure>) -> Result<(OwnedFd, T), Failure> {
+    let failed = |errno| Failure::new(Stage::Clone, "network namespace", errno);
+    unshare(CloneFlags::CLONE_NEWNET).map_err(failed)?;
+    let namespace = current().map_err(failed)?;
+    loopback_up().map_err(|errno| Failure::new(Stage::Loopback, "", errno))?;
+    Ok((namespace, act()?))
+}
 
-impl Home {
-    /// Leaves the caller's network for good.
-    pub(crate) fn new() -> Result<Home, Failure> {
-        let failed = |errno| Failure::new(Stage::Start, "network namespace", errno);
-        unshare(CloneFlags::CLONE_NEWNET).map_err(failed)?;
-        current().map(Home).map_err(failed)
-    }
+/// Goes into a namespace and does something there. The launcher stays, as said above.
+pub(crate) fn within<T>(namespace: &OwnedFd, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| Failure::new(Stage::Network, "network namespace", errno))?;
+    act()
+}
 
-    /// Makes a namespace with loopback up, does something in it, and returns. What is cloned meanwhile is in it.
-    pub(crate) fn found<T>(&self, act: impl FnOnce() -> Result<T, Failure>) -> Result<(OwnedFd, T), Failure> {
-        let failed = |errno| Failure::new(Stage::Clone, "network namespace", errno);
-        unshare(CloneFlags::CLONE_NEWNET).map_err(failed)?;
-        let made = current().map_err(failed).and_then(|namespace| {
-            loopback_up().map_err(|errno| Failure::new(Stage::Loopback, "", errno))?;
-            Ok((namespace, act()?))
-        });
-        setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(failed)?;
-        made
-    }
-
-    /// Does something in a namespace and returns.
-    pub(crate) fn within<T>(&self, namespace: &OwnedFd, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-        let failed = |errno| Failure::new(Stage::Network, "network namespace", errno);
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(failed)?;
-        let done = act();
-        setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(failed)?;
-        done
-    }
-
-    /// Gives a namespace what its spec says, before anything runs in it. Answers the sockets for whoever asked.
-    ///
-    /// # Errors
-    /// A rule of [`Stage::Listen`] for an address that is not the sandbox's own; else what the kernel refused.
-    pub(crate) fn furnish(&self, namespace: &OwnedFd, network: &Network) -> Result<Furnished, Failure> {
-        match network {
-            Network::Closed => Ok(Furnished::default()),
-            Network::Exit { listeners, capture } => self.within(namespace, || furnish(listeners, capture.as_ref())),
-        }
+/// Gives a namespace what its spec says, before anything runs in it. Answers the sockets for whoever asked.
+///
+/// # Errors
+/// A rule of [`Stage::Listen`] for an address that is not the sandbox's own; else what the kernel refused.
+pub(crate) fn furnish(namespace: &OwnedFd, network: &Network) -> Result<Furnished, Failure> {
+    match network {
+        Network::Closed => Ok(Furnished::default()),
+        Network::Exit { listeners, capture } => within(namespace, || open(listeners, capture.as_ref())),
     }
 }
 
@@ -87,7 +71,7 @@ fn loopback_up() -> Result<(), Errno> {
     sys::interface_up(any.as_fd(), c"lo")
 }
 
-fn furnish(listeners: &[SocketAddr], capture: Option<&Capture>) -> Result<Furnished, Failure> {
+fn open(listeners: &[SocketAddr], capture: Option<&Capture>) -> Result<Furnished, Failure> {
     let mut furnished = Furnished::default();
     for address in listeners {
         if !address.ip().is_loopback() {

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::unistd::Pid;
 
-use crate::cgroup::{Notices, Shortage};
 use crate::disk::{Known, Watch};
 use crate::error::{Failure, LaunchError, Stage};
 use crate::handshake::{self, Answer, Control, Order, ReceiveError, Report};
+use crate::notices::{Notices, Shortage};
 use crate::outcome::{Cause, Outcome, Status, Timing, Usage};
 use crate::protection::{Missing, Protection};
 use crate::refused::Refused;
@@ -18,6 +19,12 @@ use crate::sockets::Opening;
 use crate::spec::Limits;
 use crate::sys;
 use crate::victim::Watcher;
+
+/// How long a step runs before it is worth the price of being warned when its memory gets short.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// How long most short steps run. One that is younger may end at any moment, and somebody waits to hear of it.
+const YOUNG: Duration = Duration::from_millis(3);
 
 /// A sandbox that has its orders but nobody to tell yet.
 pub(crate) struct Next {
@@ -112,9 +119,34 @@ impl Sandbox {
     /// When to look again, whatever the descriptors say.
     pub(crate) fn next(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running { .. } if self.dead.is_none() => self.deadline.into_iter().chain(self.disk.next()).min(),
+            Phase::Running { since, .. } if self.dead.is_none() => {
+                let settled = self.memory.as_ref().is_some_and(|notices| !notices.warns()).then_some(since + SETTLED);
+                self.deadline.into_iter().chain(self.disk.next()).chain(settled).min()
+            }
             _ => self.deadline,
         }
+    }
+
+    /// Until when the launcher had better begin nothing that takes long.
+    pub(crate) fn hurried_until(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running { since, .. } => Some(since + YOUNG),
+            Phase::Ended { at, .. } => Some(at + YOUNG),
+            Phase::Building { .. } | Phase::Dead => None,
+        }
+    }
+
+    /// Has itself warned when memory gets short, once it has run for a while; the process that sees to it.
+    pub(crate) fn be_warned(&mut self, now: Instant) -> Option<(Pid, OwnedFd)> {
+        let (Phase::Running { since, .. }, Some(notices), Some(limit)) = (&self.phase, &mut self.memory, self.limits.memory) else {
+            return None;
+        };
+        if notices.warns() || now < *since + SETTLED {
+            return None;
+        }
+        // Until the warning can come, this look is what there is. Without it a message may not know who was killed.
+        self.victims.look(&self.slot.group.processes());
+        self.slot.group.warn(notices, limit).ok().flatten()
     }
 
     /// Kills all of it; the first cause stays.

@@ -11,14 +11,15 @@ use nix::unistd::Pid;
 
 use crate::area;
 use crate::assess::assess;
-use crate::cgroup::{Cgroups, Group, Notices};
+use crate::cgroup::{Cgroups, Group};
 use crate::disk::{Known, Remembered, Watch};
 use crate::error::{Failure, LaunchError, Stage};
 use crate::ground::Ground;
 use crate::handshake::{self, Answer, Greeting, Order, ReceiveError, Request};
 use crate::hierarchy::Controller;
 use crate::host::{Mode, Standing};
-use crate::netns::Home;
+use crate::netns;
+use crate::notices::Notices;
 use crate::onlooker;
 use crate::outcome::Cause;
 use crate::plan::{Instruction, Plan, Rlimit};
@@ -49,25 +50,28 @@ const FILTERS_KEPT: usize = 16;
 
 /// Runs the launcher if this process was started as one.
 pub(crate) fn entry() -> Option<i32> {
-    if std::env::args_os().next()? != NAME || !sys::is_open(SOCKET) {
+    // The descriptor first: asking for the arguments copies all of them, and they may hold secrets.
+    if !sys::is_open(SOCKET) || std::env::args_os().next()? != NAME {
         return None;
     }
-    let socket = sys::adopt(SOCKET);
-    let code = match Server::new(socket.as_fd()) {
+    Some(run(sys::adopt(SOCKET)))
+}
+
+/// Is the launcher of whoever holds the other end; the exit code when that is over.
+pub(crate) fn run(socket: OwnedFd) -> i32 {
+    match Server::new(socket.as_fd()) {
         Ok(server) => server.serve(socket),
         Err(failure) => {
             // Whoever started us reads it, or is gone.
             let _ = handshake::send(socket.as_fd(), &Greeting::Failed(failure), &[]);
             1
         }
-    };
-    Some(code)
+    }
 }
 
 struct Server {
     setup: Setup,
     ground: Ground,
-    home: Home,
     cgroups: Cgroups,
     shares: Shares,
     standing: Standing,
@@ -99,7 +103,6 @@ impl Server {
         nix::sys::prctl::set_dumpable(false).map_err(|errno| Failure::new(Stage::Start, "dumpable", errno))?;
         sys::close_on_exec_from(3).map_err(|errno| Failure::new(Stage::Start, "descriptors", errno))?;
         let ground = Ground::new()?;
-        let home = Home::new()?;
         let mut cgroups = Cgroups::new(&setup.cgroup);
         let warden = warden::Warden::new(cgroups.directories())?;
         let time = if std::fs::exists("/proc/self/ns/time").unwrap_or(false) { Time::Own } else { Time::Shared };
@@ -107,14 +110,13 @@ impl Server {
         let init_filter = seccomp::init();
         // The first sandbox is the proof that this host can make one at all.
         let mut shares = Shares::new(setup.mode, setup.ids);
-        let first = Slot::new(&mut cgroups, &mut shares, &ground, &home, time, &init_filter)?;
+        let first = Slot::new(&mut cgroups, &mut shares, &ground, time, &init_filter)?;
         let mut filters = HashMap::new();
         filters.insert(Filter::default(), seccomp::compile(&Filter::default())?);
         handshake::send(socket, &Greeting::Ready(standing.clone()), &[]).map_err(|errno| Failure::new(Stage::Start, "greeting", errno))?;
         Ok(Self {
             setup,
             ground,
-            home,
             cgroups,
             shares,
             standing,
@@ -163,7 +165,9 @@ impl Server {
     fn refill(&mut self, socket: &OwnedFd) {
         // Not while another is being built: both would wait for the same locks of the kernel.
         let building = self.running.iter().any(|sandbox| matches!(sandbox.phase, Phase::Building { .. }));
-        if building || self.warm.len() >= self.setup.warm.max(1) {
+        let now = Instant::now();
+        let hurried = self.running.iter().filter_map(Sandbox::hurried_until).any(|until| until > now);
+        if building || hurried || self.warm.len() >= self.setup.warm {
             return;
         }
         let mut waits = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
@@ -171,7 +175,7 @@ impl Server {
             return;
         }
         // A failure here shows at the next launch, which makes its own slot and reports.
-        if let Ok(slot) = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, &self.home, self.time, &self.init_filter) {
+        if let Ok(slot) = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter) {
             self.warm.push_back(slot);
         }
     }
@@ -188,7 +192,9 @@ impl Server {
         watched.extend(self.helpers.iter().map(|(_, pidfd)| input(pidfd.as_fd())));
         let mut waits: Vec<PollFd<'_>> = watched.into_iter().map(|(fd, flags)| PollFd::new(fd, flags)).collect();
         let now = Instant::now();
-        let mut next = self.running.iter().filter_map(Sandbox::next).min();
+        let refill = self.running.iter().filter_map(Sandbox::hurried_until).filter(|until| *until > now).max();
+        let refill = if self.warm.len() < self.setup.warm { refill } else { None };
+        let mut next = self.running.iter().filter_map(Sandbox::next).chain(refill).min();
         if !self.emptying.is_empty() {
             let retry = now + RETRY;
             next = Some(next.map_or(retry, |next| next.min(retry)));
@@ -250,7 +256,7 @@ impl Server {
                 // Without one the asker sees the end of file, and goes without.
                 let found = self.running.iter().find(|sandbox| sandbox.slot.pid.as_raw() == init && sandbox.dead.is_none());
                 let looking =
-                    found.map(|sandbox| self.home.within(&sandbox.slot.network, || onlooker::fork(answer.as_fd(), sandbox.slot.pid)));
+                    found.map(|sandbox| netns::within(&sandbox.slot.network, || onlooker::fork(answer.as_fd(), sandbox.slot.pid)));
                 self.helpers.extend(looking.and_then(Result::ok));
             }
         }
@@ -287,7 +293,7 @@ impl Server {
         let filter = if listed { filter.map(|filter| seccomp::notifying(&filter)) } else { filter };
         let slot = match self.live_slot() {
             Some(slot) => slot,
-            None => Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, &self.home, self.time, &self.init_filter)?,
+            None => Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter)?,
         };
         let (mut enforced, mut missing) = (verdict.enforced, verdict.missing);
         match self.assign(&slot, spec, filter, [stdin, stdout, stderr], &mut missing) {
@@ -340,11 +346,11 @@ impl Server {
         map.write(slot.pid)?;
         slot.group.limit(&spec.limits)?;
         let notices = match spec.limits.memory {
-            Some(limit) => slot.group.notices(limit)?,
+            Some(_) => slot.group.notices()?,
             None => None,
         };
         // Before the order to build: nothing of the step runs until its network is as it will be.
-        let furnished = self.home.furnish(&slot.network, &spec.network)?;
+        let furnished = netns::furnish(&slot.network, &spec.network)?;
         missing.extend(furnished.uncaptured.map(|reason| Missing { protection: Protection::ExitByName, reason }));
         let context = Context { ground: &self.ground, mode: self.standing.mode, map, identity: spec.identity };
         let mut watch = Watch::new(&spec.limits, &spec.mounts, &self.known, Instant::now())?;
@@ -392,6 +398,7 @@ impl Server {
         let mut kept = Vec::with_capacity(self.running.len());
         for mut sandbox in std::mem::take(&mut self.running) {
             sandbox.advance(now, &mut self.known);
+            self.helpers.extend(sandbox.be_warned(now));
             match sandbox.phase {
                 Phase::Dead => self.emptying.push(sandbox.slot.group),
                 _ => kept.push(sandbox),

@@ -10,7 +10,7 @@ use crate::error::{Failure, Stage};
 use crate::ground::Ground;
 use crate::handshake;
 use crate::init;
-use crate::netns::Home;
+use crate::netns;
 use crate::plan::Instruction;
 use crate::share::Shares;
 use crate::sys::{self, Cloned};
@@ -41,7 +41,6 @@ impl Slot {
         cgroups: &mut Cgroups,
         shares: &mut Shares,
         ground: &Ground,
-        home: &Home,
         time: Time,
         filter: &[Instruction],
     ) -> Result<Self, Failure> {
@@ -49,13 +48,13 @@ impl Slot {
         let mut group = cgroups.create()?;
         let cloned = (|| {
             let entries = group.entries()?;
-            let (socket, theirs) = handshake::pair().map_err(failed)?;
             let namespaces = NAMESPACES | if time == Time::Own { sys::CLONE_NEWTIME } else { 0 };
-            let (network, (pid, pidfd)) = home.found(|| {
+            let (network, (pid, pidfd, socket)) = netns::found(|| {
+                let (socket, theirs) = handshake::pair().map_err(failed)?;
                 ground.stand(|| {
                     shares.apart(|| match sys::clone3(namespaces, group.clone_into()).map_err(failed)? {
                         Cloned::Child => init::run(&theirs, &entries, filter),
-                        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+                        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd, socket)),
                     })
                 })
             })?;

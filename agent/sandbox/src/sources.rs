@@ -233,7 +233,12 @@ fn overlay(
     if fresh && as_root {
         skeleton::copy(&layers[0], &scratch, "upper").map_err(failed)?;
     }
-    let tree = context.ground.stand(|| stack(&layers, &scratch, context.mode).map_err(failed))?;
+    let tree = match stack(&layers, &scratch, context.mode) {
+        Err(Errno::EINVAL | Errno::EBADF | Errno::EXDEV) => {
+            context.ground.stand(|| stack_by_name(&layers, &scratch, context.mode).map_err(failed))?
+        }
+        stacked => stacked.map_err(failed)?,
+    };
     Ok((tree, matches!(upper, Upper::Memory { .. }).then_some(scratch)))
 }
 
@@ -245,9 +250,20 @@ fn make(directory: &OwnedFd, name: &str, mode: libc::mode_t) -> Result<bool, Err
     }
 }
 
-/// Mounts the overlay. Layers are named by path, and before 6.15 must be attached in our own namespace: they are attached
-/// on a tmpfs that goes away with them.
+/// Mounts the overlay from layers that are attached nowhere (Linux 6.15).
 fn stack(layers: &[OwnedFd], scratch: &OwnedFd, mode: Mode) -> Result<OwnedFd, Errno> {
+    let below = |name| nix::fcntl::openat(scratch, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, FileMode::empty());
+    let context = sys::fsopen(c"overlay")?;
+    for layer in layers {
+        sys::fsconfig_fd(context.as_fd(), c"lowerdir+", layer.as_fd())?;
+    }
+    sys::fsconfig_fd(context.as_fd(), c"upperdir", below("upper")?.as_fd())?;
+    sys::fsconfig_fd(context.as_fd(), c"workdir", below("work")?.as_fd())?;
+    finish(&context, mode)
+}
+
+/// The same by paths, for which the layers must be attached in our own namespace: on a tmpfs that goes away with them.
+fn stack_by_name(layers: &[OwnedFd], scratch: &OwnedFd, mode: Mode) -> Result<OwnedFd, Errno> {
     let stage = ground::tmpfs(&[(c"size", c"1m"), (c"mode", c"0700")], 0)?;
     ground::attach(&stage, ground::STAGING)?;
     let result = stack_on(&stage, layers, scratch, mode);
@@ -273,10 +289,15 @@ fn stack_on(stage: &OwnedFd, layers: &[OwnedFd], scratch: &OwnedFd, mode: Mode) 
     let lower = CString::new(lower).map_err(|_| Errno::EINVAL)?;
     let context = sys::fsopen(c"overlay")?;
     let set = |key, value| sys::fsconfig(context.as_fd(), key, Some(value));
-    set(c"source", c"overlay")?;
     set(c"lowerdir", &lower)?;
     set(c"upperdir", c"/stage/scratch/upper")?;
     set(c"workdir", c"/stage/scratch/work")?;
+    finish(&context, mode)
+}
+
+fn finish(context: &OwnedFd, mode: Mode) -> Result<OwnedFd, Errno> {
+    let set = |key, value| sys::fsconfig(context.as_fd(), key, Some(value));
+    set(c"source", c"overlay")?;
     // Renamed directories are copied, and nothing in a layer can point elsewhere: what is in `upper` came from a step.
     set(c"redirect_dir", c"nofollow")?;
     set(c"metacopy", c"off")?;

@@ -5,12 +5,16 @@
 //! it (`#!/proc/self/exe` as interpreter line), and so hold our program's file; where file permissions would let it write
 //! (without root the file is the same user's) it could replace caisson on the host. Through a mount that is read-only and
 //! attached nowhere the write fails with EROFS. A sealed memory file does the same, but copying the program costs
-//! milliseconds on every start; it remains the way when our own path can't be found again.
+//! milliseconds on every start; it remains the way when our own path can't be found again. Where the launcher is root and the
+//! file is its owner's alone to write, permissions do keep every step from it: there a caller may have the launcher run on in the
+//! forked process itself.
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -38,11 +42,24 @@ pub struct Options {
     pub ids: IdRange,
     /// How many sandboxes to keep built up to the spec, ready for the next launch. One-shot: none is used twice.
     pub warm: usize,
+    /// What the launcher runs from.
+    pub image: Image,
+}
+
+/// What the launcher process runs from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// This program, executed anew: nothing of the caller's memory is in it.
+    Fresh,
+    /// A copy of the calling process, which spares some milliseconds. Its environment and command line are erased in the copy;
+    /// it is for the caller to have read no secret yet. Where the launcher is not root, or where others than its owner may write
+    /// the program's file, the image is fresh all the same.
+    Copied,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup: "caisson".to_owned(), ids: IdRange { base: 0x7000_0000, count: 65536 }, warm: 2 }
+        Self { cgroup: "caisson".to_owned(), ids: IdRange { base: 0x7000_0000, count: 65536 }, warm: 2, image: Image::Fresh }
     }
 }
 
@@ -56,6 +73,8 @@ pub(crate) fn single_threaded() -> Result<(), StartError> {
 pub(crate) const NAME: &str = "caisson-launcher";
 /// Where the launcher finds its socket.
 pub(crate) const SOCKET: i32 = 3;
+/// No job's range of ids begins below this.
+const LEAST_OF_RANGES: u32 = 65536;
 
 /// The first message to the launcher process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,19 +85,28 @@ pub(crate) struct Setup {
     pub warm: usize,
 }
 
-/// Starts the process; the socket to ask it on, its pidfd, and how it stands.
-pub(crate) fn start(options: &Options) -> Result<(OwnedFd, OwnedFd, Standing), StartError> {
+/// A launcher process that gets ready.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub socket: OwnedFd,
+    pub process: OwnedFd,
+    pub mode: Mode,
+}
+
+/// Starts the process, without waiting for it to be ready.
+pub(crate) fn begin(options: &Options) -> Result<Begun, StartError> {
     let failed = |subject: &str| {
         let subject = subject.to_owned();
         move |errno| Failure::new(Stage::Start, subject, errno)
     };
     let mode = userns::choose(options.ids);
+    let image = if mode == Mode::Root && only_its_owner_writes_us() { options.image } else { Image::Fresh };
     let (ours, theirs) = handshake::pair().map_err(failed("socket"))?;
     let (gate, gate_theirs) = handshake::pair().map_err(failed("socket"))?;
     let pid = match sys::fork().map_err(failed("fork"))? {
         Forked::Child => {
             drop((ours, gate));
-            let failure = become_launcher(mode, theirs.as_fd(), gate_theirs.as_fd());
+            let failure = become_launcher(mode, image, theirs.as_fd(), gate_theirs.as_fd());
             // The caller reads this, or sees the end of file; a child of a fork has nobody else to tell.
             let _ = handshake::send(theirs.as_fd(), &Greeting::Failed(failure), &[]);
             sys::exit_now(1);
@@ -87,37 +115,90 @@ pub(crate) fn start(options: &Options) -> Result<(OwnedFd, OwnedFd, Standing), S
     };
     drop((theirs, gate_theirs));
     let process = sys::pidfd_open(pid).map_err(failed("pidfd"))?;
-    let setup = Setup { mode, cgroup: options.cgroup.clone(), ids: options.ids, warm: options.warm };
-    let greeting = match handshake::receive::<bool>(gate.as_fd()) {
-        Ok((true, _)) => {
-            // The child has its user namespace; only this side may run newuidmap for it.
-            if mode != Mode::Root {
-                userns::map_launcher(pid, mode)?;
-            }
-            handshake::send(gate.as_fd(), &true, &[]).map_err(failed("gate"))?;
-            handshake::send(ours.as_fd(), &setup, &[]).map_err(failed("setup"))?;
-            handshake::receive::<Greeting>(ours.as_fd())
+    let begun = Begun { socket: ours, process, mode };
+    if mode != Mode::Root {
+        // The child has its user namespace; only this side may run newuidmap for it.
+        match handshake::receive::<bool>(gate.as_fd()) {
+            Ok((true, _)) => userns::map_launcher(pid, mode)?,
+            Err(ReceiveError::Closed) => return Err(begun.greeting().err().unwrap_or_else(ended_at_once)),
+            _ => return Err(ended_at_once()),
         }
-        Err(ReceiveError::Closed) => handshake::receive::<Greeting>(ours.as_fd()),
-        _ => Err(ReceiveError::Malformed),
-    };
-    match greeting {
-        Ok((Greeting::Ready(standing), _)) => Ok((ours, process, standing)),
-        Ok((Greeting::Failed(failure), _)) => Err(failure.into()),
-        Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Start, "greeting", errno).into()),
-        Err(ReceiveError::Closed | ReceiveError::Malformed) => {
-            Err(Failure::rule(Stage::Start, "the launcher process ended at once; `main` must call caisson_sandbox::launcher::entry first")
-                .into())
+        handshake::send(gate.as_fd(), &true, &[]).map_err(failed("gate"))?;
+    }
+    let setup = Setup { mode, cgroup: options.cgroup.clone(), ids: options.ids, warm: options.warm };
+    // One that died meanwhile has left its reason, or none, where the greeting is read.
+    let _ = handshake::send(begun.socket.as_fd(), &setup, &[]);
+    Ok(begun)
+}
+
+impl Begun {
+    /// Waits until it is ready; how it stands.
+    pub(crate) fn greeting(&self) -> Result<Standing, StartError> {
+        match handshake::receive::<Greeting>(self.socket.as_fd()) {
+            Ok((Greeting::Ready(standing), _)) => Ok(standing),
+            Ok((Greeting::Failed(failure), _)) => Err(failure.into()),
+            Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Start, "greeting", errno).into()),
+            Err(ReceiveError::Closed | ReceiveError::Malformed) => Err(ended_at_once()),
         }
     }
 }
 
+fn ended_at_once() -> StartError {
+    Failure::rule(Stage::Start, "the launcher process ended at once; `main` must call caisson_sandbox::launcher::entry first").into()
+}
+
+/// Whether nobody but one user of the host can write our program's file. With an access control list the bits of the group
+/// are the most that the list gives anyone (acl(5)).
+fn only_its_owner_writes_us() -> bool {
+    std::fs::metadata("/proc/self/exe").is_ok_and(|file| file.mode() & 0o022 == 0 && file.uid() < LEAST_OF_RANGES)
+}
+
 /// The child's side; returns only on failure.
-fn become_launcher(mode: Mode, socket: BorrowedFd<'_>, gate: BorrowedFd<'_>) -> Failure {
-    match prepare(mode, gate).and_then(|()| execute(socket)) {
+fn become_launcher(mode: Mode, image: Image, socket: BorrowedFd<'_>, gate: BorrowedFd<'_>) -> Failure {
+    let run = |()| match image {
+        Image::Fresh => execute(socket),
+        Image::Copied => serve(socket),
+    };
+    match prepare(mode, gate).and_then(run) {
         Ok(never) => match never {},
         Err(failure) => failure,
     }
+}
+
+/// Goes on as the launcher in this very process. A step could hold our program's file all the same, as said above; but its
+/// ids are none of the host's, and so it may not write it.
+fn serve(socket: BorrowedFd<'_>) -> Result<Infallible, Failure> {
+    let failed = |subject: &'static str| move |errno| Failure::new(Stage::Start, subject, errno);
+    no_input()?;
+    sys::place(socket, SOCKET, sys::Inherit::No).map_err(failed("socket"))?;
+    // Whatever owns one of these is not used again in this process.
+    sys::close_from(SOCKET as u32 + 1).map_err(failed("descriptors"))?;
+    forget_who_called()?;
+    sys::exit_now(crate::serve::run(sys::adopt(SOCKET)))
+}
+
+/// Erases command line and environment of this copy, where the first process of each sandbox would have them, and puts the
+/// launcher's own name there (proc(5): `stat`, fields 48 to 51).
+fn forget_who_called() -> Result<(), Failure> {
+    let failed = |error: &io::Error| Failure::io(Stage::Start, "erase the environment", error);
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|error| failed(&error))?;
+    // What follows the name begins with field 3.
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(45).take(4).filter_map(|word| word.parse().ok()).collect();
+    let [arguments, arguments_end, environment, environment_end] = fields.as_slice() else {
+        return Err(Failure::rule(Stage::Start, "/proc/self/stat is not understood"));
+    };
+    let memory = std::fs::File::options().write(true).open("/proc/self/mem").map_err(|error| failed(&error))?;
+    for (start, end) in [(*arguments, *arguments_end), (*environment, *environment_end)] {
+        if start == 0 || end < start {
+            return Err(Failure::rule(Stage::Start, "command line and environment are not where they should be"));
+        }
+        memory.write_all_at(&vec![0; (end - start) as usize], start).map_err(|error| failed(&error))?;
+    }
+    let room = (arguments_end - arguments).saturating_sub(1).min(NAME.len() as u64) as usize;
+    memory.write_all_at(&NAME.as_bytes()[..room], *arguments).map_err(|error| failed(&error))?;
+    let name = CString::new(NAME).map_err(|_| Failure::rule(Stage::Start, "name"))?;
+    nix::sys::prctl::set_name(&name).map_err(|errno| Failure::new(Stage::Start, "name", errno))
 }
 
 fn prepare(mode: Mode, gate: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -132,30 +213,36 @@ fn prepare(mode: Mode, gate: BorrowedFd<'_>) -> Result<(), Failure> {
     // Slave and not private: what the host mounts later can be used, what it unmounts is not held on to.
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(failed("mount propagation"))?;
-    handshake::send(gate, &true, &[]).map_err(failed("gate"))?;
-    match handshake::receive::<bool>(gate) {
-        Ok(_) => {}
-        Err(_) => return Err(Failure::rule(Stage::Start, "the caller gave up")),
-    }
     if mode != Mode::Root {
+        handshake::send(gate, &true, &[]).map_err(failed("gate"))?;
+        match handshake::receive::<bool>(gate) {
+            Ok(_) => {}
+            Err(_) => return Err(Failure::rule(Stage::Start, "the caller gave up")),
+        }
         // The ids are mapped: be root of the namespace, so that exec keeps its capabilities.
         userns::become_root(mode == Mode::Single).map_err(failed("namespace root"))?;
     }
     Ok(())
 }
 
-fn execute(socket: BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure> {
+fn execute(socket: BorrowedFd<'_>) -> Result<Infallible, Failure> {
     let failed = |subject: &'static str| move |errno| Failure::new(Stage::Start, subject, errno);
     let program = read_only_program()?;
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, FileMode::empty()).map_err(failed("/dev/null"))?;
-    nix::unistd::dup2_stdin(&null).map_err(failed("stdin"))?;
-    nix::unistd::dup2_stdout(&null).map_err(failed("stdout"))?;
+    no_input()?;
     sys::close_on_exec_from(3).map_err(failed("descriptors"))?;
     sys::place(socket, SOCKET, sys::Inherit::Yes).map_err(failed("socket"))?;
     let name = CString::new(NAME).map_err(|_| Failure::rule(Stage::Start, "name"))?;
     let nothing: [CString; 0] = [];
     // No environment: what the caller has in its own must not be in the memory of a sandbox's init.
     nix::unistd::execveat(&program, c"", &[name], &nothing, AtFlags::AT_EMPTY_PATH).map_err(failed("execute our own program"))
+}
+
+/// Standard input and output lead nowhere; errors may go where the caller's go.
+fn no_input() -> Result<(), Failure> {
+    let failed = |subject: &'static str| move |errno| Failure::new(Stage::Start, subject, errno);
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, FileMode::empty()).map_err(failed("/dev/null"))?;
+    nix::unistd::dup2_stdin(&null).map_err(failed("stdin"))?;
+    nix::unistd::dup2_stdout(&null).map_err(failed("stdout"))
 }
 
 /// Our program, through a mount that nothing can write through.

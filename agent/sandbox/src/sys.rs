@@ -292,6 +292,15 @@ pub(crate) fn fsconfig(context: BorrowedFd<'_>, key: &CStr, value: Option<&CStr>
     check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key.as_ptr(), value, 0) }).map(drop)
 }
 
+/// fsconfig(2) with a descriptor as the value.
+pub(crate) fn fsconfig_fd(context: BorrowedFd<'_>, key: &CStr, value: BorrowedFd<'_>) -> Result<(), Errno> {
+    const FSCONFIG_SET_FD: u32 = 5;
+    let null = std::ptr::null::<libc::c_char>();
+    // WHY: not in nix. SAFETY: the key is a C string, and this command takes its value from the last argument.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_SET_FD, key.as_ptr(), null, value.as_raw_fd()) })
+        .map(drop)
+}
+
 /// fsconfig(2) FSCONFIG_CMD_CREATE and fsmount(2), 5.2: a new, detached mount.
 pub(crate) fn fsmount(context: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
     const FSMOUNT_CLOEXEC: u32 = 1;

@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 
 use caisson_sandbox::error::{Stage, StartError};
 use caisson_sandbox::host::{Finding, Subject};
-use caisson_sandbox::launcher::{Launcher, Options};
+use caisson_sandbox::launcher::{Image, Launcher, Options};
 use caisson_sandbox::outcome::{Cause, Status};
 use caisson_sandbox::spec::{Network, Spec};
 
 use crate::Test;
 use crate::setting::{self, Setting, alive, until};
+use crate::soak;
 
 pub(crate) const TESTS: &[Test] = &[
     ("exit codes and signals arrive", codes),
@@ -28,6 +29,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("a killed caller leaves nothing", killed_caller),
     ("the host is probed without effect", probe),
     ("the launcher refuses to start beside threads", threads),
+    ("300 steps under load lose no exit and leave nothing", many_short_ones),
+    ("a launcher that is a copy knows nothing of its caller", copied),
 ];
 
 fn codes(setting: &Setting) {
@@ -183,6 +186,9 @@ fn start_victim() -> (std::process::Child, i32, i32) {
 
 /// Starts a launcher and a step, says how to find it, and waits to be killed.
 pub(crate) fn victim() -> ! {
+    if std::env::args().nth(2).as_deref() == Some("copied") {
+        copied_victim();
+    }
     let marker = format!("9{:06}.25", std::process::id());
     let setting = Setting::new();
     let (running, _, _) = setting.start(&setting.spec("sleep", &[&marker])).unwrap();
@@ -194,6 +200,17 @@ pub(crate) fn victim() -> ! {
     assert!(ended.is_err());
     let mut forever = std::io::stdin();
     let _ = forever.read(&mut [0; 1]);
+    std::process::exit(0)
+}
+
+/// Starts a launcher that is a copy of this process, runs a step, and waits for the end of its input.
+fn copied_victim() -> ! {
+    let launcher = Launcher::start(&Options { warm: 0, image: Image::Copied, ..Options::default() }).unwrap();
+    let mut setting = Setting::new();
+    setting.launcher = launcher;
+    println!("{:?}", setting.run(&setting.sh("true")).outcome.status);
+    let _ = std::io::stdin().read(&mut [0; 1]);
+    drop(setting);
     std::process::exit(0)
 }
 
@@ -247,4 +264,37 @@ fn probe(setting: &Setting) {
     }
     let overlay = host.facts.iter().find(|fact| fact.subject == Subject::Overlay).unwrap();
     assert!(matches!(overlay.finding, Finding::Present { .. }), "the overlay test passes here");
+}
+
+fn many_short_ones(setting: &Setting) {
+    let launcher = setting::launcher_of(std::process::id()).unwrap();
+    soak::soak(&setting.launcher, launcher, 300).unwrap();
+}
+
+/// A launcher that runs on in the forked process, as the victim of this test has it, and what is left of the victim's
+/// environment and command line in it.
+fn copied(setting: &Setting) {
+    let mut caller = Command::new(std::env::current_exe().unwrap())
+        .args(["--victim", "copied", "word-of-the-caller"])
+        .env("OF_THE_CALLER", "word-of-the-caller")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(caller.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let launcher = setting::launcher_of(caller.id()).unwrap();
+    let holds = |pid: u32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}"));
+        // Without root another one's environment is not for us to read.
+        let environment = if setting.root() { read("environ").unwrap() } else { Vec::new() };
+        [environment, read("cmdline").unwrap()].concat().windows(18).any(|part| part == b"word-of-the-caller")
+    };
+    assert_eq!(line.trim(), "Exited(0)", "its step ran");
+    assert!(!holds(launcher as u32));
+    // Control: the caller itself has them, and they are seen there.
+    assert!(holds(caller.id()));
+    drop(caller.stdin.take());
+    assert!(caller.wait().unwrap().success());
+    until("its launcher is gone", || !std::path::Path::new(&format!("/proc/{launcher}")).exists());
 }

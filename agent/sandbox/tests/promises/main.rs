@@ -9,6 +9,7 @@ mod limits;
 mod lives;
 mod refusals;
 mod setting;
+mod soak;
 
 use setting::Setting;
 
