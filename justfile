@@ -45,7 +45,8 @@ bench-fleet:
 simulate:
     cargo test --release -p caisson-controller --lib --locked simulation -- --nocapture
 
-# Start to exit of /bin/true: plain spawn, a step, `caisson exec`, bubblewrap, in one interleaved run.
+# What a sandbox costs against plain spawn, bubblewrap, crun and podman, in one interleaved run: start, idleness, limits,
+# `caisson exec`, 300 more mounts, rate, teardown, memory, work inside.
 bench:
     cargo bench --bench start
 
@@ -63,3 +64,7 @@ fuzz seconds="600" targets="command_files commands masks expressions workflows s
         "fuzz/target/$host/release/$target" -max_total_time={{seconds}} -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
             -artifact_prefix="fuzz/artifacts/$target-" "fuzz/corpus/$target" 2>&1 | tail -n 12
     done
+
+# Very many short steps from several threads under load: no exit lost, nothing left. Fails otherwise.
+soak STEPS="10000":
+    cargo bench -p caisson-sandbox --bench soak -- {{STEPS}}

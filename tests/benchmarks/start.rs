@@ -1,16 +1,20 @@
-//! Start to exit of `/bin/true`, in one interleaved run: plain spawn, a step through the launcher of a running agent,
-//! `caisson exec` as a whole process, and bubblewrap with all namespaces and a system-call filter of similar size.
-//! `cargo bench --bench start`. Ratios travel between machines, absolute times do not.
+//! What a sandbox costs, held against others in one interleaved run: start to exit of `/bin/true` as a plain spawn, as a step
+//! through the launcher of a running agent, as `caisson exec`, with bubblewrap, crun and podman; after idleness; with 300 more
+//! mounts on the host; sandboxes per second; teardown; memory; and what work costs inside.
+//!
+//! `cargo bench --bench start`, or `just bench`. Ratios travel between machines, absolute times do not.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "start/peers.rs"]
+mod peers;
+
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Streams};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use caisson_agent::host::HostRules;
@@ -20,12 +24,29 @@ use caisson_agent::view::{self, System};
 use caisson_model::policy::Grant;
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Stdio, entry};
+use caisson_sandbox::outcome::Outcome;
 use caisson_sandbox::protection::Protection;
-use caisson_sandbox::spec::{Ids, Profile};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use caisson_sandbox::spec::{Ids, Profile, Spec};
+use nix::mount::MsFlags;
 
-const ROUNDS: usize = 200;
 const PROGRAM: &str = "/usr/bin/true";
+/// Rounds of the interleaved run.
+const ROUNDS: usize = 200;
+/// Rounds with a second of nothing before each candidate.
+const IDLE_ROUNDS: usize = 10;
+/// Rounds on a host with more mounts.
+const MOUNT_ROUNDS: usize = 60;
+/// Mounts that are added there.
+const MOUNTS: usize = 300;
+/// Rounds of each workload.
+const WORK_ROUNDS: usize = 7;
+/// Says to this program, started again, that it is to be the host with more mounts.
+const WITH_MOUNTS: &str = "CAISSON_BENCH_MOUNTS";
+
+/// Some 300,000 calls that do next to nothing, and 30,000 that open a file.
+const CALLS: &str = "import os
+for _ in range(300000): os.getppid()
+for _ in range(30000): os.close(os.open('/usr/bin/env', os.O_RDONLY))";
 
 fn main() {
     if let Some(code) = entry() {
@@ -35,114 +56,180 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
-    let launcher = Launcher::start(&Options::default()).unwrap();
-    let host = HostRules::of_this_host(&BTreeMap::new());
-    let allowed = launcher.standing().missing.iter().map(|lack| lack.protection);
-    let host = HostRules { allow_missing: allowed.filter(|lack| *lack == Protection::MemoryLimit).collect(), ..host };
-    let claims = tempfile::tempdir().unwrap();
-    let claim = (launcher.mode() == Mode::Root).then(|| IdClaim::take(claims.path()).unwrap());
-    let request = Request {
-        program: PROGRAM.into(),
-        args: Vec::new(),
-        env: vec![("PATH".into(), view::PATH.into())],
-        cwd: PathBuf::from("/"),
-        ids: claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range())),
-        system: System::ReadOnly,
-        mounts: Vec::new(),
-        counted: Vec::new(),
-        profile: Profile::Default,
-        secrets: Vec::new(),
-        timeout: None,
-        watch: Watch::Silent,
-    };
-    let (spec, _) = lower::spec(&Grant::default(), &host, request);
-    let mut filter = linear_filter();
-    let wrap = bubblewrap(&filter);
-    let here = tempfile::tempdir().unwrap();
-    let (mut builds, mut teardowns) = (Vec::new(), Vec::new());
-    let mut plain = || {
-        assert!(Command::new(PROGRAM).stdin(Streams::null()).stdout(Streams::null()).status().unwrap().success());
-    };
-    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-    let mut step = || {
-        let outcome = launcher.launch(&spec, Stdio { stdin: null(), stdout: null(), stderr: null() }).unwrap().wait().unwrap();
-        assert!(outcome.success());
-        builds.push(outcome.timing.build);
-        teardowns.push(outcome.timing.teardown);
-    };
-    let allow = if host.allow_missing.is_empty() { None } else { Some("--allow-missing=memory-limit") };
-    let mut exec = || {
+    let crowded = std::env::var_os(WITH_MOUNTS).is_some();
+    let scratch = tempfile::tempdir().unwrap();
+    if crowded {
+        more_mounts(scratch.path());
+    }
+    let bench = Bench::new();
+    if crowded {
+        bench.interleaved(&format!("the same with {MOUNTS} more mounts on the host"), MOUNT_ROUNDS, Duration::ZERO, peers::all().0);
+        return;
+    }
+    let (there, absent) = peers::all();
+    let outcomes = bench.interleaved(&format!("start to exit of {PROGRAM}"), ROUNDS, Duration::ZERO, there);
+    absent.iter().for_each(|reason| println!("skipped: {reason}"));
+    let half = |of: fn(&Outcome) -> Duration| quantiles(outcomes.iter().map(of).collect()).0;
+    println!(
+        "of a step: build {:.2?}, teardown {:.2?} (p50)",
+        half(|outcome| outcome.timing.build),
+        half(|outcome| outcome.timing.teardown)
+    );
+    let memory = outcomes.iter().map(|outcome| outcome.usage.peak_memory / 1024).max().unwrap_or(0);
+    println!("memory of a live sandbox with {PROGRAM} in it, kernel's included: at most {memory} KiB");
+    let idle = peers::all().0.into_iter().filter(|peer| peer.name == "bubblewrap").collect();
+    bench.interleaved("after a second of idleness each", IDLE_ROUNDS, Duration::from_secs(1), idle);
+    bench.rate();
+    bench.work("300,000 getppid and 30,000 opens in Python", CALLS);
+    let again = Command::new(std::env::current_exe().unwrap()).env(WITH_MOUNTS, "1").status().unwrap();
+    if !again.success() {
+        println!("skipped: the run with more mounts did not end well ({again}); it needs root");
+    }
+}
+
+/// Goes into a mount namespace of its own and makes mounts there.
+fn more_mounts(scratch: &Path) {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    nix::mount::mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    for number in 0..MOUNTS {
+        let target = scratch.join(number.to_string());
+        std::fs::create_dir(&target).unwrap();
+        nix::mount::mount(Some(scratch), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    }
+}
+
+/// One launcher that keeps slots ahead, one that keeps none, and what a step of the default policy is.
+struct Bench {
+    ahead: Launcher,
+    cold: Launcher,
+    spec: Spec,
+    limited: Spec,
+    lacks_memory_limit: bool,
+    here: tempfile::TempDir,
+    _claim: (Option<IdClaim>, tempfile::TempDir),
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let ahead = Launcher::start(&Options::default()).unwrap();
+        let cold = Launcher::start(&Options { warm: 0, ..Options::default() }).unwrap();
+        let host = HostRules::of_this_host(&BTreeMap::new());
+        let lacks = ahead.standing().missing.iter().map(|lack| lack.protection);
+        let host = HostRules { allow_missing: lacks.filter(|lack| *lack == Protection::MemoryLimit).collect(), ..host };
+        let claims = tempfile::tempdir().unwrap();
+        let claim = (ahead.mode() == Mode::Root).then(|| IdClaim::take(claims.path()).unwrap());
+        let request = Request {
+            program: PROGRAM.into(),
+            args: Vec::new(),
+            env: vec![("PATH".into(), view::PATH.into())],
+            cwd: PathBuf::from("/"),
+            ids: claim.as_ref().map_or(Ids::Default, |claim| Ids::Range(claim.range())),
+            system: System::ReadOnly,
+            mounts: Vec::new(),
+            counted: Vec::new(),
+            profile: Profile::Default,
+            secrets: Vec::new(),
+            timeout: None,
+            watch: Watch::Silent,
+        };
+        let (spec, _) = lower::spec(&Grant::default(), &host, request);
+        let mut limited = spec.clone();
+        limited.limits.memory = limited.limits.memory.map(|memory| memory.min(512 << 20));
+        limited.limits.pids = Some(100);
+        if ahead.standing().enforceable.contains(&Protection::CpuLimit) {
+            (limited.limits.cpu_milli, limited.limits.cpu_weight) = (Some(1500), Some(100));
+        }
+        let lacks_memory_limit = !host.allow_missing.is_empty();
+        Bench { ahead, cold, spec, limited, lacks_memory_limit, here: tempfile::tempdir().unwrap(), _claim: (claim, claims) }
+    }
+
+    fn step(launcher: &Launcher, spec: &Spec) -> Outcome {
+        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+        let stdio = Stdio { stdin: null(), stdout: null(), stderr: null() };
+        let outcome = launcher.launch(spec, stdio).unwrap().wait().unwrap();
+        assert!(outcome.success(), "{outcome:?}");
+        outcome
+    }
+
+    fn exec(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_caisson"));
-        command.arg("exec").args(allow).args(["--", PROGRAM]).current_dir(here.path()).stdin(Streams::null());
-        assert!(command.status().unwrap().success());
-    };
-    let present = Command::new("bwrap").arg("--version").stdout(Streams::null()).status().is_ok_and(|status| status.success());
-    let mut wrapped = || {
-        if present {
-            filter.rewind().unwrap();
-            assert!(Command::new("bwrap").args(&wrap).stdin(Streams::null()).status().unwrap().success());
+        command.arg("exec").args(self.lacks_memory_limit.then_some("--allow-missing=memory-limit")).args(["--", PROGRAM]);
+        assert!(command.current_dir(self.here.path()).stdin(Streams::null()).status().unwrap().success());
+    }
+
+    /// Runs all candidates in turn and prints them against bubblewrap; the outcomes of the steps.
+    fn interleaved(&self, title: &str, rounds: usize, pause: Duration, mut others: Vec<peers::Peer>) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let mut names =
+            vec!["plain spawn", "step, slot made ahead", "step, nothing made ahead", "step, memory, pids and cpu limits", "caisson exec"];
+        names.extend(others.iter().map(|peer| peer.name));
+        let mut times = vec![Vec::new(); names.len()];
+        for _ in 0..rounds {
+            for (number, times) in times.iter_mut().enumerate() {
+                std::thread::sleep(pause);
+                let start = Instant::now();
+                match number {
+                    0 => assert!(Command::new(PROGRAM).stdin(Streams::null()).stdout(Streams::null()).status().unwrap().success()),
+                    1 => outcomes.push(Self::step(&self.ahead, &self.spec)),
+                    2 => drop(Self::step(&self.cold, &self.spec)),
+                    3 => drop(Self::step(&self.ahead, &self.limited)),
+                    4 => self.exec(),
+                    other => others[other - 5].run(),
+                }
+                times.push(start.elapsed());
+            }
         }
-    };
-    let names = ["plain spawn", "step through the launcher", "caisson exec", "bubblewrap"];
-    let mut times = [const { Vec::new() }; 4];
-    for _ in 0..ROUNDS {
-        for (number, act) in [&mut plain as &mut dyn FnMut(), &mut step, &mut exec, &mut wrapped].into_iter().enumerate() {
+        let quantiles: Vec<_> = times.into_iter().map(quantiles).collect();
+        let measure = names.iter().position(|name| *name == "bubblewrap").map(|at| quantiles[at].0);
+        println!("\n{title}, {rounds} interleaved rounds, {} mode", self.ahead.mode());
+        println!("{:<34} {:>10} {:>10}  x bubblewrap", "", "p50", "p99");
+        for (name, (half, most)) in names.iter().zip(quantiles) {
+            let ratio = measure.map_or("-".to_owned(), |measure| format!("{:.2}", half.as_secs_f64() / measure.as_secs_f64()));
+            println!("{name:<34} {:>7.2} ms {:>7.2} ms  {ratio}", half.as_secs_f64() * 1e3, most.as_secs_f64() * 1e3);
+        }
+        outcomes
+    }
+
+    /// Sandboxes per second, as many threads as processors.
+    fn rate(&self) {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let (over, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads * 2 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        Self::step(&self.ahead, &self.spec);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_secs(5));
+            over.store(true, Ordering::Relaxed);
+        });
+        let rate = done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
+        println!("\nsandboxes per second through one launcher, {threads} processors: {rate:.0}");
+    }
+
+    /// The same Python inside and outside, in turn.
+    fn work(&self, name: &str, script: &str) {
+        let words = ["-I", "-c", script];
+        let mut inside = self.spec.clone();
+        inside.program = "/usr/bin/python3".into();
+        inside.args = words.map(Into::into).to_vec();
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..WORK_ROUNDS {
             let start = Instant::now();
-            act();
-            times[number].push(start.elapsed());
+            assert!(Command::new("/usr/bin/python3").args(words).status().unwrap().success());
+            times[0].push(start.elapsed());
+            let start = Instant::now();
+            Self::step(&self.ahead, &inside);
+            times[1].push(start.elapsed());
         }
+        let [outside, inside] = times.map(|times| quantiles(times).0);
+        println!("{name}: {:.2} of bare ({inside:.0?} to {outside:.0?})", inside.as_secs_f64() / outside.as_secs_f64());
     }
-    let quantiles = times.map(quantiles);
-    println!("start to exit of {PROGRAM}, {ROUNDS} interleaved rounds, {} mode", launcher.mode());
-    println!("{:<26} {:>10} {:>10}  x bubblewrap", "", "p50", "p99");
-    for (name, (half, most)) in names.iter().zip(quantiles) {
-        let ratio = half.as_secs_f64() / quantiles[3].0.as_secs_f64();
-        println!("{name:<26} {:>7.2} ms {:>7.2} ms  {ratio:.2}", half.as_secs_f64() * 1e3, most.as_secs_f64() * 1e3);
-    }
-    println!("of a step: build {:?}, teardown {:?} (p50)", self::quantiles(builds).0, self::quantiles(teardowns).0);
-    if !present {
-        println!("bubblewrap is not installed: its row and the ratios mean nothing");
-    }
-}
-
-/// All namespaces, the host's system directories, fresh /proc, /dev and /tmp, and the filter.
-fn bubblewrap(filter: &File) -> Vec<OsString> {
-    fcntl(filter, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    let mut words: Vec<OsString> =
-        ["--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr"].map(Into::into).to_vec();
-    for name in view::DIRECTORIES.iter().filter(|name| **name != "usr") {
-        let path = PathBuf::from("/").join(name);
-        match (std::fs::read_link(&path), path.is_dir()) {
-            (Ok(to), _) => words.extend(["--symlink".into(), to.into_os_string(), path.into_os_string()]),
-            (Err(_), true) => words.extend(["--ro-bind".into(), path.clone().into_os_string(), path.into_os_string()]),
-            (Err(_), false) => {}
-        }
-    }
-    words.extend(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--seccomp"].map(Into::into));
-    words.extend([filter.as_raw_fd().to_string(), "--".to_owned(), PROGRAM.to_owned()].map(Into::into));
-    words
-}
-
-/// A filter that allows the first 330 calls one by one and answers EPERM to all others: about as many entries as caisson's own.
-fn linear_filter() -> File {
-    const LOAD: u16 = 0x20;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const ALLOW: u32 = 0x7fff_0000;
-    const ERRNO_EPERM: u32 = 0x0005_0001;
-    let mut program: Vec<(u16, u8, u8, u32)> = vec![(LOAD, 0, 0, 0)];
-    for number in 0..330 {
-        program.push((JUMP_IF_EQUAL, 0, 1, number));
-        program.push((RETURN, 0, 0, ALLOW));
-    }
-    program.push((RETURN, 0, 0, ERRNO_EPERM));
-    let mut file = tempfile::tempfile().unwrap();
-    for (code, yes, no, value) in program {
-        file.write_all(&code.to_ne_bytes()).unwrap();
-        file.write_all(&[yes, no]).unwrap();
-        file.write_all(&value.to_ne_bytes()).unwrap();
-    }
-    file
 }
 
 fn quantiles(mut times: Vec<Duration>) -> (Duration, Duration) {
