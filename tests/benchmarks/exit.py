@@ -31,15 +31,15 @@ def ask():
     begin = time.perf_counter()
     with socket.create_connection((host, port)) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        s.sendall(b'e')
-        assert s.recv(1) == b'e'
+        s.sendall(b'\\xfe')
+        assert s.recv(1) == b'\\xfe'
         return time.perf_counter() - begin
 if what == 'setup':
     for _ in range(50): ask()
     print(json.dumps([ask() for _ in range(count)]))
 else:
     with socket.create_connection((host, port)) as s:
-        s.sendall(b't')
+        s.sendall(b'\\1')
         buffer = bytearray(1 << 18)
         begin, got = time.perf_counter(), 0
         while got < count:
@@ -53,14 +53,14 @@ import os, resource, socket, sys, time
 port, count = int(sys.argv[1]), int(sys.argv[2])
 held = []
 for _ in range(count):
-    s = socket.create_connection(('localhost', port)); s.sendall(b'e'); assert s.recv(1) == b'e'
+    s = socket.create_connection(('localhost', port)); s.sendall(b'\\xfe'); assert s.recv(1) == b'\\xfe'
     held.append(s)
 open('crowded', 'w').close()
 times = []
 for _ in range(300):
     begin = time.perf_counter()
     with socket.create_connection(('localhost', port)) as s:
-        s.sendall(b'e'); s.recv(1)
+        s.sendall(b'\\xfe'); s.recv(1)
     times.append(time.perf_counter() - begin)
 print('among', len(held), 'p50 us', sorted(times)[150] * 1e6, flush=True)
 until = time.time() + 60
@@ -70,14 +70,14 @@ while not os.path.exists('/tmp/never') and time.time() < until and os.path.exist
 
 
 def serve(listener: socket.socket) -> None:
-    """Echoes `e`, streams after `t`, one thread a connection."""
+    """Echoes what it hears, streams after a one; neither byte can begin a request, whose rest would be waited for, one thread a connection."""
     block = bytes(1 << 18)
 
     def one(stream: socket.socket) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             word = stream.recv(1)
-            if word == b"t":
+            if word == b"\1":
                 while True:
                     stream.sendall(block)
             elif word:
