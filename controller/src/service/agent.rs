@@ -94,7 +94,11 @@ impl AgentApi for Service {
 
     async fn open_secrets(&self, hold: Hold, step: StepIndex) -> Result<OpenedSecrets, ApiError> {
         match self.call(Event::OpenSecrets(hold, step)).await? {
-            Answer::Secrets(names) => self.inner.secrets.open(&names).await.map_err(|error| broken(&error)),
+            Answer::Secrets(names) => {
+                // The lease may have ended while it was written down that they are opened.
+                self.holds(hold)?;
+                self.inner.secrets.open(&names).await.map_err(|error| broken(&error))
+            }
             answer => Err(confused(&answer)),
         }
     }

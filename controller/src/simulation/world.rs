@@ -466,6 +466,11 @@ impl World {
                 }
             }
             Reply::Agent(whom, hold, done, telling) => {
+                let mut decision = decision;
+                // The service looks once more before it opens anything: the lease may have ended while the record was written.
+                if matches!(decision, Ok(Answer::Secrets(_))) && self.engine.as_ref().is_none_or(|engine| engine.lease(hold).is_err()) {
+                    decision = Err(Refusal::Fenced);
+                }
                 match (&decision, telling) {
                     (Ok(Answer::Secrets(_)), Telling::Secrets(step)) => {
                         if let Some(engine) = &self.engine {
