@@ -99,6 +99,10 @@ pub(crate) fn discover(checkout: &Path) -> Packages {
     extras.dedup();
     let mut words = hatch_requirements(&pyproject);
     words.extend(tests_require(&text(&checkout.join("setup.py")).unwrap_or_default()));
+    if !builds && let Some(dependencies) = table(&["project"]).and_then(|project| project.get("dependencies")?.as_array()) {
+        // What cannot be built is not installed itself; what it needs is.
+        words.extend(dependencies.iter().filter_map(toml::Value::as_str).filter(|word| !word.contains(['@', '"'])).map(str::to_owned));
+    }
     Packages::Pip { files, itself: builds.then_some(extras), groups, words }
 }
 
@@ -215,7 +219,11 @@ mod tests {
             let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
             Packages::Pip { files: owned(files), itself: itself.map(owned), groups: owned(groups), words: Vec::new() }
         };
-        let table: [(&[(&str, &str)], Packages); 11] = [
+        let table: [(&[(&str, &str)], Packages); 12] = [
+            (
+                &[("pyproject.toml", "[project]\nname='x'\ndependencies=['django>=5']\n[dependency-groups]\ntest=[]\n")],
+                Packages::Pip { files: Vec::new(), itself: None, groups: vec!["test".into()], words: vec!["django>=5".into()] },
+            ),
             (&[("pdm.lock", ""), ("pyproject.toml", "[dependency-groups]\ntest=[]\n")], Packages::Pdm(vec!["test".into()])),
             (
                 &[("setup.py", "setup(tests_require=['x>=1', \"y\"], extras_require={'test': ['z'], 'docs': []})")],
