@@ -234,7 +234,8 @@ fn overlay(
         skeleton::copy(&layers[0], &scratch, "upper").map_err(failed)?;
     }
     let tree = match stack(&layers, &scratch, context.mode) {
-        Err(Errno::EINVAL | Errno::EBADF | Errno::EXDEV) => {
+        // EOPNOTSUPP: before Linux 6.5 an overlay takes no descriptors at all.
+        Err(Errno::EINVAL | Errno::EBADF | Errno::EXDEV | Errno::EOPNOTSUPP) => {
             context.ground.stand(|| stack_by_name(&layers, &scratch, context.mode).map_err(failed))?
         }
         stacked => stacked.map_err(failed)?,
