@@ -139,7 +139,7 @@ impl Server {
         let mut open = true;
         loop {
             if open {
-                self.refill(&socket);
+                while self.refill(&socket) {}
             } else if self.running.is_empty() && self.closing.is_empty() && self.emptying.is_empty() && self.helpers.is_empty() {
                 break;
             }
@@ -161,23 +161,24 @@ impl Server {
         0
     }
 
-    /// Makes one slot ahead when nothing else is to be done.
-    fn refill(&mut self, socket: &OwnedFd) {
+    /// Makes one slot ahead when nothing else is to be done; whether it did.
+    fn refill(&mut self, socket: &OwnedFd) -> bool {
         // Not while another is being built: both would wait for the same locks of the kernel.
         let building = self.running.iter().any(|sandbox| matches!(sandbox.phase, Phase::Building { .. }));
         let now = Instant::now();
         let hurried = self.running.iter().filter_map(Sandbox::hurried_until).any(|until| until > now);
         if building || hurried || self.warm.len() >= self.setup.warm {
-            return;
+            return false;
         }
         let mut waits = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         if poll(&mut waits, PollTimeout::ZERO) != Ok(0) {
-            return;
+            return false;
         }
         // A failure here shows at the next launch, which makes its own slot and reports.
-        if let Ok(slot) = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter) {
-            self.warm.push_back(slot);
-        }
+        let made = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter);
+        let whether = made.is_ok();
+        self.warm.extend(made);
+        whether
     }
 
     /// Blocks until something can be done.
