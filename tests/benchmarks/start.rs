@@ -41,7 +41,7 @@ const MOUNTS: usize = 300;
 /// Rounds of each workload.
 const WORK_ROUNDS: usize = 7;
 /// Says to this program, started again, that it is to be the host with more mounts.
-const WITH_MOUNTS: &str = "CAISSON_BENCH_MOUNTS";
+const WITH_MOUNTS: &str = "BENCH_WITH_MOUNTS";
 
 /// Some 300,000 calls that do next to nothing, and 30,000 that open a file.
 const CALLS: &str = "import os
