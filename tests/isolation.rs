@@ -206,9 +206,9 @@ fn nothing_can_be_reached_and_what_is_allowed_can() {
     let report = place.root.path().join("report.json");
     let (destination, path) = (format!("127.0.0.1:{port}"), report.display().to_string());
     let other = place.inside(&["--allow", "127.0.0.1:1", "--report", &path], &fetch);
-    assert!(!other.status.success(), "another port is another destination");
+    assert!(!other.status.success(), "another port of loopback stays the command's own");
     let ledger: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
-    assert_eq!(ledger["egress"][0]["verdict"], "refused", "{ledger}");
+    assert!(ledger["egress"].as_array().unwrap().iter().all(|entry| entry["verdict"] != "allowed"), "{ledger}");
     let allowed = place.inside(&["--allow", &destination, "--report", &path], &fetch);
     assert_eq!(text(&allowed.stdout), "ok", "{}", text(&allowed.stderr));
     let ledger: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();

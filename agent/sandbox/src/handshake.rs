@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AreaError, Failure, LaunchError, Stage};
-use crate::host::Standing;
+use crate::host::{Mode, Standing};
 use crate::outcome::{Outcome, Status};
 use crate::sockets::Opening;
 use crate::spec::{AreaDirectory, IdRange};
@@ -24,6 +24,20 @@ const MESSAGE_LIMIT: usize = 64 * 1024;
 pub(crate) const DESCRIPTOR_LIMIT: usize = 253;
 /// Most bytes of a spec or plan.
 const MEMORY_FILE_LIMIT: u64 = 32 * 1024 * 1024;
+
+/// The launcher's name as its process shows it, and how `entry` knows it.
+pub(crate) const NAME: &str = "caisson-launcher";
+/// Where the launcher finds its socket.
+pub(crate) const SOCKET: i32 = 3;
+
+/// The first message to the launcher process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub mode: Mode,
+    pub cgroup: String,
+    pub ids: IdRange,
+    pub warm: usize,
+}
 
 /// Caller to launcher, over the one shared socket. The first descriptor is always the socket to answer on.
 #[derive(Debug, Serialize, Deserialize)]

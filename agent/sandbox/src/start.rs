@@ -22,10 +22,9 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode as FileMode, fstat};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Stage, StartError};
-use crate::handshake::{self, Greeting, ReceiveError};
+use crate::handshake::{self, Greeting, NAME, ReceiveError, SOCKET, Setup};
 use crate::host::{Mode, Standing};
 use crate::share;
 use crate::spec::IdRange;
@@ -69,21 +68,8 @@ pub(crate) fn single_threaded() -> Result<(), StartError> {
     if threads == 1 { Ok(()) } else { Err(StartError::Threads { threads }) }
 }
 
-/// The launcher's name as its process shows it, and how `entry` knows it.
-pub(crate) const NAME: &str = "caisson-launcher";
-/// Where the launcher finds its socket.
-pub(crate) const SOCKET: i32 = 3;
 /// No job's range of ids begins below this.
 const LEAST_OF_RANGES: u32 = 65536;
-
-/// The first message to the launcher process.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Setup {
-    pub mode: Mode,
-    pub cgroup: String,
-    pub ids: IdRange,
-    pub warm: usize,
-}
 
 /// A launcher process that gets ready.
 #[derive(Debug)]
