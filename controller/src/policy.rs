@@ -7,7 +7,7 @@
 //! A step gets no network. A step whose script does nothing but install Python packages (see [`install`]) reaches the
 //! package index, and loses the secrets that its job or workflow put into every step's environment: what it runs is
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not. A step that installs and
-//! does more runs in two (see [`split`]).
+//! does more runs in two (`split`).
 
 mod apt;
 mod clones;
