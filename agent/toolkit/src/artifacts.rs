@@ -113,14 +113,13 @@ async fn list<K: Keeper>(room: &Arc<Room<K>>, request: &Value) -> Result<Value, 
         .filter(|artifact| name.is_none_or(|name| artifact.name == name))
         .filter(|artifact| number.is_none_or(|number| artifact::number(&artifact.digest) == number))
         .map(|artifact| {
-            let at = jiff::Timestamp::from_millisecond(i64::try_from(artifact.at.0).unwrap_or(0)).unwrap_or_default();
             json!({
                 "workflow_run_backend_id": room.token.run(),
                 "workflow_job_run_backend_id": room.token.job(),
                 "database_id": artifact::number(&artifact.digest).to_string(),
                 "name": artifact.name,
                 "size": artifact.bytes.to_string(),
-                "created_at": at.to_string(),
+                "created_at": moment(artifact.at.0),
             })
         })
         .collect();
@@ -139,4 +138,21 @@ async fn delete<K: Keeper>(room: &Arc<Room<K>>, request: &Value) -> Result<Value
     let found = find(room, &name).await?.ok_or_else(|| Refusal::missing(format!("this run has no artifact named {name}")))?;
     room.keeper.drop_artifact(name).await?;
     Ok(json!({ "ok": true, "artifact_id": artifact::number(&found.digest).to_string() }))
+}
+
+/// `millis` since 1970 as the clients' reader takes it: a fraction has three, six or nine digits there, or the listing is refused whole.
+fn moment(millis: u64) -> String {
+    let at = jiff::Timestamp::from_millisecond(i64::try_from(millis).unwrap_or(0)).unwrap_or_default();
+    format!("{at:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::moment;
+
+    #[test]
+    fn a_moment_keeps_the_zeros_at_its_end() {
+        assert_eq!(moment(1_795_000_000_200), "2026-11-18T11:06:40.200Z");
+        assert_eq!(moment(1_795_000_000_000), "2026-11-18T11:06:40.000Z");
+    }
 }
