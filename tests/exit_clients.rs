@@ -220,3 +220,35 @@ fn a_run_says_who_reached_what_and_its_ledger_is_chained() {
     assert_eq!(ledger["entries"].as_u64().unwrap(), told.len() as u64, "{ledger}");
     assert!(ledger["head"].as_str().unwrap().starts_with("sha256:"), "{ledger}");
 }
+
+/// A client that connects and is gone at once was seen all the same: while its first packet was held.
+#[test]
+fn who_connects_and_is_gone_at_once_is_known() {
+    let Some(mut town) = Town::new() else { return };
+    town.web();
+    let place = Place::new();
+    let script = "import os, socket\n\
+        def gone(*to):\n\
+        \x20   if os.fork() == 0:\n\
+        \x20       open('/proc/self/comm', 'w').write('hasty')\n\
+        \x20       try: socket.socket(socket.AF_INET6 if ':' in to[0] else socket.AF_INET).connect(to)\n\
+        \x20       except OSError: pass\n\
+        \x20       os._exit(0)\n\
+        \x20   os.wait()\n\
+        four = socket.gethostbyname('web.example')\n\
+        six = socket.getaddrinfo('six.example', 7000, socket.AF_INET6)[0][4][0]\n\
+        for _ in range(10):\n\
+        \x20   gone(four, 7000); gone(six, 7000); gone(four, 7001); gone('192.0.2.9', 80); gone('2001:db8::9', 80); gone('127.0.0.1', 6379)";
+    let words =
+        ["exec", "--report", "report.json", "--allow", "web.example:7000", "--allow", "six.example:7000", "--allow", "localhost:6379"];
+    let ran = town.caisson(&place, &[&words[..], &["--", "python3", "-c", script]].concat()).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let report: Value = serde_json::from_str(&fs::read_to_string(place.checkout().join("report.json")).unwrap()).unwrap();
+    let connections: Vec<&Value> = report["egress"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "connection").collect();
+    // What is allowed is told each time, what is refused in the namespace once an address.
+    assert_eq!(connections.len(), 3 * 10 + 3, "{connections:#?}");
+    for entry in connections {
+        let names: Vec<&str> = entry["lineage"].as_array().unwrap().iter().map(|process| process["name"].as_str().unwrap()).collect();
+        assert!(names.len() == 2 && names[0] == "hasty" && names[1].starts_with("python"), "{entry}");
+    }
+}

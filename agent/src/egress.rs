@@ -35,7 +35,7 @@ mod tunnel;
 
 use std::collections::HashSet;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,17 +46,22 @@ use caisson_sandbox::sockets::Sockets;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::egress::border::{Border, Meter};
 use crate::egress::connection::{Connection, ended};
 use crate::egress::ledger::{Ledger, Sink};
-use crate::egress::lineage::Finder;
+use crate::egress::lineage::{Finder, Table};
 use crate::egress::rules::{Allowed, MOST_CONNECTIONS};
 use crate::egress::service::Scribe;
 
 /// How long accepting rests after an error.
 const REST: Duration = Duration::from_millis(100);
+/// How long the next refusal waits for the process to be found that made one.
+const FINDING: Duration = Duration::from_millis(200);
+/// How many connections beyond the limit are being turned away at once.
+const MOST_TURNED_AWAY: usize = 256;
 /// How many different refused addresses of one step are written down.
 const MOST_REFUSALS: usize = 2000;
 
@@ -66,6 +71,7 @@ pub struct Exit {
     closing: watch::Sender<bool>,
     serving: Vec<JoinHandle<()>>,
     ledger: Arc<Ledger>,
+    finder: Finder,
 }
 
 impl Exit {
@@ -87,6 +93,7 @@ impl Exit {
             ledger: Arc::clone(&ledger),
             finder: Finder::new(onlooker),
         };
+        let finder = border.finder.clone();
         let slots = Arc::new(Semaphore::new(most));
         let mut serving = Vec::new();
         for listener in sockets.listeners {
@@ -104,12 +111,12 @@ impl Exit {
             let refusals = std::os::unix::net::UnixDatagram::from(refusals);
             serving.push(tokio::spawn(refused(UnixDatagram::from_std(refusals)?, border, closed)));
         }
-        Ok(Exit { closing, serving, ledger })
+        Ok(Exit { closing, serving, ledger, finder })
     }
 
     /// Writes into this exit's ledger for servers beside it.
     pub fn scribe(&self) -> Scribe {
-        Scribe { ledger: Arc::clone(&self.ledger), lineage: Vec::new() }
+        Scribe { ledger: Arc::clone(&self.ledger), finder: self.finder.clone(), lineage: Vec::new() }
     }
 
     /// Ends every connection and answers with everything that was attempted, in the order in which it ended.
@@ -152,7 +159,11 @@ async fn accept(listener: TcpListener, connection: Connection, slots: Arc<Semaph
                             connection.serve(stream, peer).await;
                             drop(slot);
                         })),
-                        Err(_) => connection.turn_away(stream, most),
+                        // Each is written down by a task of its own, of which there may be so many beside those that are served.
+                        Err(_) if open.len() < most.saturating_add(MOST_TURNED_AWAY) => {
+                            drop(open.spawn(async move { connection.turn_away(stream, peer, most).await }));
+                        }
+                        Err(_) => connection.turn_away(stream, peer, most).await,
                     }
                 }
                 Err(error) => {
@@ -191,9 +202,16 @@ async fn refused(socket: UnixDatagram, border: Border, mut closed: watch::Receiv
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => continue,
             Err(_) => return,
         };
-        for refusal in refusal::read(&buffer[..count]) {
+        for (refusal, from) in refusal::read(&buffer[..count]) {
             if told.len() < MOST_REFUSALS && told.insert(refusal) {
-                border.ledger.record(entry(&border, &refusal));
+                let entry = entry(&border, &refusal);
+                let table = if refusal.protocol == "UDP" { Table::Udp } else { Table::Tcp };
+                let to = SocketAddr::new(refusal.address, refusal.port);
+                let lineage = match from {
+                    Some(from) => timeout(FINDING, border.finder.find(table, from, to)).await.unwrap_or_default(),
+                    None => Vec::new(),
+                };
+                border.ledger.record(EgressEntry { lineage, ..entry });
             }
         }
     }

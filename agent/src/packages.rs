@@ -11,7 +11,7 @@ use std::sync::Arc;
 use caisson_gateway::answer::Terms;
 use caisson_gateway::door::{self, Door, DoorError, Visitor};
 use caisson_gateway::gateway::Gateway;
-use caisson_gateway::served::{Ecosystem, Origin, Served, ServedResult, Sink};
+use caisson_gateway::served::{Ecosystem, Origin, Served, ServedResult, Sink, Sinks};
 use caisson_gateway::settings::Reach;
 use caisson_model::outcome::{EgressEntry, Package, PackageOrigin, Verdict};
 use caisson_model::policy::{Egress, Preset};
@@ -104,9 +104,16 @@ pub fn open(
 ) -> Result<Vec<Door>, DoorError> {
     let terms = terms(egress, gateway);
     let open = |(ecosystem, listener): (&Ecosystem, OwnedFd)| {
-        let (scribe, reason) = (scribe.clone(), egress.reason.clone());
-        let sink = Arc::new(move |served: Served| scribe.record(entry(&scribe, served, &reason)));
-        Door::open(gateway, *ecosystem, TcpListener::from(listener), terms, sink)
+        let (scribe, reason): (_, Arc<str>) = (scribe.clone(), egress.reason.as_str().into());
+        let sinks: Sinks = Arc::new(move |peer, here| {
+            let (scribe, reason) = (scribe.clone(), Arc::clone(&reason));
+            Box::pin(async move {
+                let scribe = scribe.of(peer, here).await;
+                let sink: Sink = Arc::new(move |served: Served| scribe.record(entry(&scribe, served, &reason)));
+                sink
+            })
+        });
+        Door::open(gateway, *ecosystem, TcpListener::from(listener), terms, sinks)
     };
     ecosystems.iter().zip(listeners).map(open).collect()
 }

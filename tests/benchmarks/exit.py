@@ -4,7 +4,8 @@
 Usage: exit.py CAISSON [ROUNDS]
 
 A server of this script's own listens on loopback. The same client asks it from outside and from inside a sandbox whose policy names it, in
-turns. Set-up is a connect, one byte there and one back. Throughput is one stream from the server. Memory is that of the whole `caisson
+turns: by connecting plainly, through CONNECT and through SOCKS5. Set-up is a connect, the proxy's greetings where there are some, one byte
+there and one back. Throughput is one stream from the server, and one to it. Memory is that of the whole `caisson
 run` process with thousands of connections open, less what it has with none, divided by their number.
 """
 
@@ -24,13 +25,29 @@ import time
 CONNECTIONS = 1500
 BYTES = 1 << 30
 CROWD = 2500
+LOOPBACK = "host loopback"
 CLIENT = """
-import json, socket, sys, time
-host, port, what, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+import json, os, socket, sys, time
+host, port, what, way, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+proxy = os.environ.get('HTTP_PROXY', '').removeprefix('http://').rstrip('/').rpartition(':')
+def reach():
+    if way == 'plain':
+        s = socket.create_connection((host, port))
+    else:
+        s = socket.create_connection((proxy[0], int(proxy[2])))
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if way == 'CONNECT':
+        s.sendall(b'CONNECT %b:%d HTTP/1.1\\r\\n\\r\\n' % (host.encode(), port))
+        assert b' 200 ' in s.recv(4096)
+    elif way == 'SOCKS5':
+        s.sendall(b'\\5\\1\\0')
+        assert s.recv(2) == b'\\5\\0'
+        s.sendall(b'\\5\\1\\0\\3%c%b' % (len(host), host.encode()) + port.to_bytes(2, 'big'))
+        assert s.recv(10)[1] == 0
+    return s
 def ask():
     begin = time.perf_counter()
-    with socket.create_connection((host, port)) as s:
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with reach() as s:
         s.sendall(b'\\xfe')
         assert s.recv(1) == b'\\xfe'
         return time.perf_counter() - begin
@@ -38,14 +55,22 @@ if what == 'setup':
     for _ in range(50): ask()
     print(json.dumps([ask() for _ in range(count)]))
 else:
-    with socket.create_connection((host, port)) as s:
-        s.sendall(b'\\1')
+    with reach() as s:
         buffer = bytearray(1 << 18)
+        s.sendall(b'\\1' if what == 'down' else b'\\2')
         begin, got = time.perf_counter(), 0
-        while got < count:
-            n = s.recv_into(buffer)
-            assert n
-            got += n
+        if what == 'down':
+            while got < count:
+                n = s.recv_into(buffer)
+                assert n
+                got += n
+        else:
+            while got < count:
+                s.sendall(buffer)
+                got += len(buffer)
+            s.shutdown(socket.SHUT_WR)
+            # Until the server has all of it.
+            assert s.recv(1) == b'.'
         print(json.dumps(got / (time.perf_counter() - begin)))
 """
 CROWDED = """
@@ -70,7 +95,7 @@ while not os.path.exists('/tmp/never') and time.time() < until and os.path.exist
 
 
 def serve(listener: socket.socket) -> None:
-    """Echoes what it hears, streams after a one; neither byte can begin a request, whose rest would be waited for, one thread a connection."""
+    """Echoes what it hears, streams after a one, hears a stream after a two; one thread a connection."""
     block = bytes(1 << 18)
 
     def one(stream: socket.socket) -> None:
@@ -80,6 +105,11 @@ def serve(listener: socket.socket) -> None:
             if word == b"\1":
                 while True:
                     stream.sendall(block)
+            elif word == b"\2":
+                buffer = bytearray(1 << 18)
+                while stream.recv_into(buffer):
+                    pass
+                stream.sendall(b".")
             elif word:
                 stream.sendall(word)
                 stream.recv(1)
@@ -111,24 +141,28 @@ def main() -> None:
     (checkout / ".github/workflows").mkdir(parents=True)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(place)}
 
-    def client(inside: bool, what: str, count: int):
-        words = [caisson, "exec", "--allow", f"localhost:{port}", "--"] if inside else []
-        command = [*words, "/usr/bin/python3", "-c", CLIENT, "localhost" if inside else "127.0.0.1", str(port), what, str(count)]
+    def client(way: str, what: str, count: int):
+        words = [] if way == LOOPBACK else [caisson, "exec", "--allow", f"localhost:{port}", "--"]
+        host, by = ("127.0.0.1", "plain") if way == LOOPBACK else ("localhost", way)
+        command = [*words, "/usr/bin/python3", "-c", CLIENT, host, str(port), what, by, str(count)]
         ended = subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, text=True)
         return json.loads(ended.stdout)
 
     try:
-        setup = {True: [], False: []}
-        stream = {True: [], False: []}
+        setup, down, up = {}, {}, {}
         for _ in range(rounds):
-            for inside in (False, True):
-                setup[inside] += client(inside, "setup", CONNECTIONS)
-                stream[inside].append(client(inside, "stream", BYTES))
+            for way in (LOOPBACK, "plain", "CONNECT", "SOCKS5"):
+                setup.setdefault(way, []).extend(client(way, "setup", CONNECTIONS))
+                down.setdefault(way, []).append(client(way, "down", BYTES))
+                up.setdefault(way, []).append(client(way, "up", BYTES))
         for name, share in (("p50", 0.5), ("p99", 0.99)):
-            at = {inside: sorted(times)[int(len(times) * share)] * 1e6 for inside, times in setup.items()}
-            print(f"set-up {name}: host loopback {at[False]:.0f} us, through the exit {at[True]:.0f} us, added {at[True] - at[False]:.0f} us")
-        speed = {inside: statistics.median(found) for inside, found in stream.items()}
-        print(f"throughput: host loopback {speed[False] / 1e9:.2f} GB/s, through the exit {speed[True] / 1e9:.2f} GB/s, ratio {speed[True] / speed[False]:.2f}")
+            at = {way: sorted(times)[int(len(times) * share)] * 1e6 for way, times in setup.items()}
+            told = ", ".join(f"{way} {time:.0f} us (+{time - at[LOOPBACK]:.0f})" for way, time in at.items())
+            print(f"set-up and one byte each way, {name}: {told}")
+        for name, streams in (("down", down), ("up", up)):
+            speed = {way: statistics.median(found) for way, found in streams.items()}
+            told = ", ".join(f"{way} {rate / 1e9:.2f} GB/s ({rate / speed[LOOPBACK]:.2f})" for way, rate in speed.items())
+            print(f"throughput {name}: {told}")
 
         workflow = "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - name: Crowd\n        run: |\n"
         workflow += f"          cp \"$GITHUB_WORKSPACE/crowd.py\" /tmp/crowd.py; until [ -e /tmp/go ] || sleep 0.5; do :; done; python3 /tmp/crowd.py {port} {CROWD}\n"
@@ -159,7 +193,8 @@ def main() -> None:
             raise SystemExit("the crowd was not held")
         print(f"memory: {(after - before) / opened / 1024:.1f} KiB a connection, with {opened} open ({before >> 20} to {after >> 20} MiB)")
         run.terminate()
-        run.wait()
+        # It tells of every connection, and ends once somebody has heard.
+        run.communicate()
     finally:
         os.kill(server, 9)
         os.waitpid(server, 0)

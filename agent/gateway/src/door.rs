@@ -29,7 +29,7 @@ use crate::name;
 use crate::npm::Tarballs;
 use crate::python::project::Links;
 use crate::reply::{self, Body, Ended};
-use crate::served::{Ecosystem, Origin, Served, ServedResult, Sink};
+use crate::served::{Ecosystem, Origin, Served, ServedResult, Sink, Sinks};
 use crate::unserved::{Kind, Unserved};
 
 /// Connections of one step at once; further ones wait in the kernel.
@@ -180,14 +180,15 @@ impl Door {
     ///
     /// # Errors
     /// [`DoorError`].
-    pub fn open(gateway: &Gateway, ecosystem: Ecosystem, listener: StdListener, terms: Terms, sink: Sink) -> Result<Door, DoorError> {
+    pub fn open(gateway: &Gateway, ecosystem: Ecosystem, listener: StdListener, terms: Terms, sinks: Sinks) -> Result<Door, DoorError> {
         let shelves = gateway.shelves()?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let (closing, closed) = watch::channel(false);
-        let local = Some(listener.local_addr()?);
+        let here = listener.local_addr()?;
+        let (local, sink): (_, Sink) = (Some(here), Arc::new(|_| {}));
         let room = Room { shelves, front: Front::Door(ecosystem), ecosystems: [ecosystem].into(), local, terms, sink, closed };
-        let accepting = Some(tokio::spawn(accept(listener, room)));
+        let accepting = Some(tokio::spawn(accept(listener, here, room, sinks)));
         Ok(Door { closing, accepting })
     }
 
@@ -212,7 +213,7 @@ async fn ended(closed: &mut watch::Receiver<bool>) {
     let _gone = closed.wait_for(|closed| *closed).await.is_err();
 }
 
-async fn accept(listener: TcpListener, room: Room) {
+async fn accept(listener: TcpListener, here: SocketAddr, room: Room, sinks: Sinks) {
     let mut closed = room.closed.clone();
     let slots = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut open = JoinSet::new();
@@ -226,13 +227,13 @@ async fn accept(listener: TcpListener, room: Room) {
         tokio::select! {
             () = ended(&mut closed) => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let room = room.clone();
+                Ok((stream, peer)) => {
+                    let (room, sink) = (room.clone(), sinks(peer, here));
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "a connection keeps its delay");
                     }
                     open.spawn(async move {
-                        room.serve(stream).await;
+                        Room { sink: sink.await, ..room }.serve(stream).await;
                         drop(slot);
                     });
                 }

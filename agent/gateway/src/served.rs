@@ -1,5 +1,7 @@
 //! What a gateway tells about each file and each refusal, for a ledger.
 
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::settings::Millis;
@@ -73,3 +75,6 @@ impl Ecosystem {
 
 /// Told of each file when its last byte has gone, and of each refusal at once. Must not block.
 pub type Sink = Arc<dyn Fn(Served) + Send + Sync>;
+
+/// Makes the sink of one connection, from the client's address and the one that it connected to; the client waits for it.
+pub type Sinks = Arc<dyn Fn(SocketAddr, SocketAddr) -> Pin<Box<dyn Future<Output = Sink> + Send>> + Send + Sync>;

@@ -118,8 +118,9 @@ impl Launcher {
         drop(stdio);
         match handshake::receive::<Answer>(socket.as_fd()) {
             Ok((Answer::Started { init, sockets }, descriptors)) => {
-                let sockets = Sockets::of(&sockets, descriptors);
-                Ok(Running { socket, init, sockets, ended: Mutex::new(None), launcher: Arc::clone(&self.inner) })
+                let (sockets, looking) = Sockets::of(&sockets, descriptors);
+                let looking = Mutex::new(looking);
+                Ok(Running { socket, init, sockets, looking, ended: Mutex::new(None), launcher: Arc::clone(&self.inner) })
             }
             Ok((Answer::NotLaunched(error), _)) => Err(error),
             Ok(_) | Err(ReceiveError::Malformed) => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
@@ -196,6 +197,7 @@ pub struct Running {
     socket: OwnedFd,
     init: i32,
     sockets: Sockets,
+    looking: Mutex<Option<OwnedFd>>,
     ended: Mutex<Option<Outcome>>,
     launcher: Arc<Inner>,
 }
@@ -212,9 +214,12 @@ impl Running {
         self.init
     }
 
-    /// Finds the processes behind connections of this sandbox, while it runs. Cheap to make: nothing is started before the first
-    /// question.
+    /// Finds the processes behind connections of this sandbox, while it runs. With a capture on a kernel that can hold packets it has
+    /// looked since before the step began, and the first caller gets that one; else nothing is started before the first question.
     pub fn onlooker(&self) -> Onlooker {
+        if let Some(socket) = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Onlooker::looking(socket);
+        }
         let (launcher, init) = (Launcher { inner: Arc::clone(&self.launcher) }, self.init);
         Onlooker::new(Box::new(move || launcher.ask(&Request::Look { init }, &[]).ok()))
     }

@@ -37,6 +37,7 @@ mod disk;
 mod evaluate;
 mod ground;
 mod handshake;
+mod held;
 mod hierarchy;
 mod init;
 mod measure;

@@ -23,7 +23,7 @@ const MOST_ANCESTORS: usize = 8;
 const LONGEST_TABLE: u64 = 1 << 20;
 
 /// A table of sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Table {
     /// Streams.
     Tcp,
@@ -32,7 +32,7 @@ pub enum Table {
 }
 
 /// One end of a connection as the process sees it that made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ends {
     /// In which table.
     pub table: Table,
@@ -51,39 +51,59 @@ pub struct Process {
     pub name: String,
 }
 
-/// A process in the tree: its id outside, and where its parent stands.
-struct Node {
+/// Where a socket was found last: programs open one after another, mostly at the same number or the next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
     pid: i32,
-    parent: Option<usize>,
+    descriptor: u32,
 }
 
 /// The process below `init` that holds this end, then its ancestors up to the step's first process. `proc` shows the processes; the
-/// caller is in the network namespace of the sandbox, or reads its tables through `proc`. `last` is whom it found before, who is the
-/// likeliest.
-pub(crate) fn find(proc: &Path, init: i32, ends: &Ends, last: &mut Option<i32>) -> Option<Vec<Process>> {
+/// caller is in the network namespace of the sandbox, or reads its tables through `proc`. `last` is where one was found before.
+pub(crate) fn find(proc: &Path, init: i32, ends: &Ends, last: &mut Option<Place>) -> Option<Vec<Process>> {
     let inode = asked(ends).or_else(|| listed(proc, init, ends))?;
     let wanted = format!("socket:[{inode}]");
-    let mut nodes = vec![Node { pid: init, parent: None }];
+    if let Some(place) = last.and_then(|last| nearby(proc, last, &wanted))
+        && let Some(lineage) = ancestry(proc, init, place.pid)
+    {
+        *last = Some(place);
+        return Some(lineage);
+    }
+    let mut tree = vec![init];
     let mut next = 0;
-    while next < nodes.len() && nodes.len() < MOST_PROCESSES {
-        for child in children(proc, nodes[next].pid) {
-            nodes.push(Node { pid: child, parent: Some(next) });
-        }
+    while next < tree.len() && tree.len() < MOST_PROCESSES {
+        tree.extend(children(proc, tree[next]));
         next += 1;
     }
     let mut left = MOST_DESCRIPTORS;
-    let known = last.and_then(|pid| nodes.iter().position(|node| node.pid == pid)).filter(|at| *at > 0);
+    let known = last.map(|place| place.pid).filter(|pid| tree[1..].contains(pid));
     // Then the newest.
-    let at = known.into_iter().chain((1..nodes.len()).rev()).find(|at| holds(proc, nodes[*at].pid, &wanted, &mut left))?;
-    *last = Some(nodes[at].pid);
+    let likely = known.into_iter().chain(tree[1..].iter().rev().copied());
+    let place = likely.into_iter().find_map(|pid| Some(Place { pid, descriptor: holds(proc, pid, &wanted, &mut left)? }))?;
+    *last = Some(place);
+    ancestry(proc, init, place.pid)
+}
+
+/// The same socket where the last one was, or beside it. A number names one socket of the whole host, so whoever holds it is meant.
+fn nearby(proc: &Path, last: Place, wanted: &str) -> Option<Place> {
+    let Place { pid, descriptor } = last;
+    let numbers = [descriptor, descriptor + 1, descriptor + 2, descriptor.saturating_sub(1)];
+    let here = |number: &u32| fs::read_link(proc.join(format!("{pid}/fd/{number}"))).is_ok_and(|link| link.as_os_str() == wanted);
+    numbers.into_iter().find(here).map(|descriptor| Place { pid, descriptor })
+}
+
+/// A process and its ancestors below `init`; `None` when it does not descend from there.
+fn ancestry(proc: &Path, init: i32, pid: i32) -> Option<Vec<Process>> {
     let mut lineage = Vec::new();
-    let mut at = Some(at);
-    while let Some(node) = at.map(|at| &nodes[at])
-        && let Some(parent) = node.parent
-        && lineage.len() < MOST_ANCESTORS
-    {
-        lineage.extend(process(proc, node.pid));
-        at = Some(parent);
+    let mut at = pid;
+    while at != init && lineage.len() < MOST_ANCESTORS {
+        let (process, parent) = process(proc, at)?;
+        lineage.push(process);
+        // The host's first process: not ours at all.
+        if parent <= 1 {
+            return None;
+        }
+        at = parent;
     }
     Some(lineage)
 }
@@ -176,27 +196,29 @@ fn children(proc: &Path, pid: i32) -> Vec<i32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).take(MOST_PROCESSES).collect()
 }
 
-fn holds(proc: &Path, pid: i32, wanted: &str, left: &mut usize) -> bool {
-    let Ok(descriptors) = fs::read_dir(proc.join(format!("{pid}/fd"))) else { return false };
+/// The number under which a process holds a socket.
+fn holds(proc: &Path, pid: i32, wanted: &str, left: &mut usize) -> Option<u32> {
+    let descriptors = fs::read_dir(proc.join(format!("{pid}/fd"))).ok()?;
     let mut paths: Vec<_> = descriptors.flatten().take(*left).map(|descriptor| descriptor.path()).collect();
     // The kernel tells them in their order, and the newest is the likeliest.
     paths.reverse();
     for path in paths {
         *left = left.saturating_sub(1);
-        if fs::read_link(path).is_ok_and(|link| link.as_os_str() == wanted) {
-            return true;
+        if fs::read_link(&path).is_ok_and(|link| link.as_os_str() == wanted) {
+            return path.file_name()?.to_str()?.parse().ok();
         }
     }
-    false
+    None
 }
 
-/// A process as it is called inside.
-fn process(proc: &Path, pid: i32) -> Option<Process> {
+/// A process as it is called inside, and its parent's id outside.
+fn process(proc: &Path, pid: i32) -> Option<(Process, i32)> {
     let status = fs::read(proc.join(format!("{pid}/status"))).ok()?;
     let status = String::from_utf8_lossy(&status);
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let inside = field("NSpid")?.split_whitespace().last()?.parse().ok()?;
-    Some(Process { pid: inside, name: field("Name")?.trim().to_owned() })
+    let parent = field("PPid")?.trim().parse().ok()?;
+    Some((Process { pid: inside, name: field("Name")?.trim().to_owned() }, parent))
 }
 
 #[cfg(test)]

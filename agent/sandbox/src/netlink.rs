@@ -52,6 +52,11 @@ impl Batch {
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
+    /// Sends everything, and waits for nothing.
+    pub(crate) fn tell(self, socket: &OwnedFd) -> Result<(), Errno> {
+        send(socket.as_raw_fd(), &self.bytes, MsgFlags::empty()).map(drop)
+    }
+
     /// Sends everything and waits until each acknowledged message is. The first refusal is the error.
     pub(crate) fn send(self, socket: &OwnedFd) -> Result<(), Errno> {
         send(socket.as_raw_fd(), &self.bytes, MsgFlags::empty())?;
@@ -79,11 +84,25 @@ impl Batch {
 }
 
 /// The first message of a datagram: its kind, what follows its header, and the rest.
-fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(crate) fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let body = bytes.get(HEADER..length)?;
     Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// The value of an attribute, by its kind.
+pub(crate) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    const KIND: u16 = 0x3fff;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & KIND;
+        let value = bytes.get(4..length)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 fn number(body: &[u8]) -> Option<i32> {

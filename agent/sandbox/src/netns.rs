@@ -19,6 +19,7 @@ use crate::sockets::Opening;
 use crate::spec::{Capture, Network};
 use crate::sys;
 
+mod hold;
 mod rules;
 
 /// The index of loopback, which is the first interface of every namespace.
@@ -60,6 +61,8 @@ pub(crate) struct Furnished {
     pub sockets: Vec<(Opening, OwnedFd)>,
     /// Why connections are not captured although the spec wants it.
     pub uncaptured: Option<String>,
+    /// Where the first packets of connections are held until somebody has seen who makes them.
+    pub held: Option<OwnedFd>,
 }
 
 fn current() -> Result<OwnedFd, Errno> {
@@ -99,6 +102,8 @@ fn open(listeners: &[SocketAddr], capture: Option<&Capture>) -> Result<Furnished
         }
         Err(errno) => furnished.uncaptured = Some(format!("connections cannot be led to the exit by nftables: {}", errno.desc())),
     }
+    // A kernel that cannot hold them lets them pass, and who makes them is looked for afterwards.
+    furnished.held = hold::hold(listeners, capture).ok();
     match rules::watch() {
         Ok(socket) => furnished.sockets.push((Opening::Refusals, socket)),
         Err(errno) => {

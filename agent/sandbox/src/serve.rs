@@ -256,7 +256,7 @@ impl Server {
                 // Without one the asker sees the end of file, and goes without.
                 let found = self.running.iter().find(|sandbox| sandbox.slot.pid.as_raw() == init && sandbox.dead.is_none());
                 let looking =
-                    found.map(|sandbox| netns::within(&sandbox.slot.network, || onlooker::fork(answer.as_fd(), sandbox.slot.pid)));
+                    found.map(|sandbox| netns::within(&sandbox.slot.network, || onlooker::fork(answer.as_fd(), sandbox.slot.pid, None)));
                 self.helpers.extend(looking.and_then(Result::ok));
             }
         }
@@ -350,7 +350,7 @@ impl Server {
             None => None,
         };
         // Before the order to build: nothing of the step runs until its network is as it will be.
-        let furnished = netns::furnish(&slot.network, &spec.network)?;
+        let mut furnished = netns::furnish(&slot.network, &spec.network)?;
         missing.extend(furnished.uncaptured.map(|reason| Missing { protection: Protection::ExitByName, reason }));
         let context = Context { ground: &self.ground, mode: self.standing.mode, map, identity: spec.identity };
         let mut watch = Watch::new(&spec.limits, &spec.mounts, &self.known, Instant::now())?;
@@ -390,6 +390,14 @@ impl Server {
         descriptors.extend(streams.iter().map(AsFd::as_fd));
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         handshake::send_now(slot.socket.as_fd(), &Order::Build, &descriptors).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
+        // Beside what init does: packets are held from now on, and wait for whoever looks.
+        if let Some(held) = furnished.held.take()
+            && let Ok((ours, theirs)) = handshake::pair()
+            && let Ok(helper) = netns::within(&slot.network, || onlooker::fork(theirs.as_fd(), slot.pid, Some(held)))
+        {
+            self.helpers.push(helper);
+            furnished.sockets.push((Opening::Onlooker, ours));
+        }
         Ok(Assigned { memory: notices, disk: watch, sockets: furnished.sockets })
     }
 

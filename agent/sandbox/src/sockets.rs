@@ -15,6 +15,8 @@ pub(crate) enum Opening {
     ResolverStreams,
     /// A netlink socket that tells of refused connections.
     Refusals,
+    /// Where a process is asked that sees who makes connections, while they are made.
+    Onlooker,
 }
 
 /// Sockets inside a sandbox's network namespace. All belong to the caller alone: no process inside has one of them.
@@ -30,9 +32,10 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Sorts descriptors by what they are.
-    pub(crate) fn of(kinds: &[Opening], descriptors: Vec<OwnedFd>) -> Sockets {
+    /// Sorts descriptors by what they are; also the one on which an onlooker is asked.
+    pub(crate) fn of(kinds: &[Opening], descriptors: Vec<OwnedFd>) -> (Sockets, Option<OwnedFd>) {
         let mut sockets = Sockets::default();
+        let mut onlooker = None;
         let mut datagrams = None;
         for (kind, descriptor) in kinds.iter().zip(descriptors) {
             match kind {
@@ -40,8 +43,9 @@ impl Sockets {
                 Opening::ResolverDatagrams => datagrams = Some(descriptor),
                 Opening::ResolverStreams => sockets.resolver = datagrams.take().map(|datagrams| (datagrams, descriptor)),
                 Opening::Refusals => sockets.refusals = Some(descriptor),
+                Opening::Onlooker => onlooker = Some(descriptor),
             }
         }
-        sockets
+        (sockets, onlooker)
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::egress::border::Border;
 use crate::egress::dial::{self, Unreached};
-use crate::egress::lineage::Table;
+use crate::egress::lineage::{Finder, Table};
 use crate::egress::request::{self, Kind, Request, Unfit, unfit};
 use crate::egress::service::{Guest, Scribe, Service, Visit};
 use crate::egress::socks::{self, Reply};
@@ -30,8 +30,9 @@ use crate::egress::tunnel::{Carried, Tunnel};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// In how many pieces a request may come. Each is looked at again with every piece, so this bounds the work.
 const MAX_READS: usize = 512;
-/// How long a refusal waits for the process that asked to be found.
+/// How long a refusal waits for the process that asked to be found, and the end of a connection whose process was seen when it was made.
 const FINDING: Duration = Duration::from_millis(200);
+const RECALLING: Duration = Duration::from_secs(5);
 
 /// How long a connection that stands is held back for the same.
 const HURRY: Duration = Duration::from_millis(2);
@@ -66,26 +67,54 @@ struct Attempt {
     lineage: Lineage,
 }
 
-/// The process that asked: being looked for, or found.
-struct Lineage(Option<JoinHandle<Vec<Process>>>, Vec<Process>);
+/// The process that asked.
+struct Lineage {
+    known: Vec<Process>,
+    /// Where to ask, until it is known.
+    asking: Asking,
+}
+
+enum Asking {
+    /// It was seen when it connected, and can be asked for whenever it is needed.
+    Later(Finder, SocketAddr, SocketAddr),
+    /// It is being looked for, before it is gone.
+    Now(JoinHandle<Vec<Process>>),
+    Over,
+}
 
 impl Lineage {
+    fn of(finder: &Finder, peer: SocketAddr, remote: Option<SocketAddr>) -> Lineage {
+        let asking = match remote {
+            Some(remote) if finder.remembers() => Asking::Later(finder.clone(), peer, remote),
+            Some(remote) => {
+                let finder = finder.clone();
+                Asking::Now(tokio::spawn(async move { finder.find(Table::Tcp, peer, remote).await }))
+            }
+            None => Asking::Over,
+        };
+        Lineage { known: Vec::new(), asking }
+    }
+
     /// Waits for it as long as a connection may be held back: a program that asks once and ends is gone after its answer.
     async fn hurry(&mut self) {
-        if let Some(finding) = &mut self.0
+        if let Asking::Now(finding) = &mut self.asking
             && let Ok(found) = timeout(HURRY, finding).await
         {
-            self.1 = found.unwrap_or_default();
-            self.0 = None;
+            self.known = found.unwrap_or_default();
+            self.asking = Asking::Over;
         }
     }
 
     async fn found(&mut self) -> Vec<Process> {
-        if let Some(finding) = &mut self.0 {
-            self.1 = timeout(FINDING, finding).await.ok().and_then(Result::ok).unwrap_or_default();
-            self.0 = None;
+        match &mut self.asking {
+            Asking::Later(finder, peer, remote) => {
+                self.known = timeout(RECALLING, finder.find(Table::Tcp, *peer, *remote)).await.unwrap_or_default();
+            }
+            Asking::Now(finding) => self.known = timeout(FINDING, finding).await.ok().and_then(Result::ok).unwrap_or_default(),
+            Asking::Over => {}
         }
-        self.1.clone()
+        self.asking = Asking::Over;
+        self.known.clone()
     }
 }
 
@@ -93,7 +122,7 @@ impl Attempt {
     fn entry(&self, verdict: Verdict, rule: String, address: Option<String>, carried: &Carried) -> EgressEntry {
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
         let entry = EgressEntry::connection(self.at, &self.host, self.port, verdict, rule);
-        let lineage = self.lineage.1.clone();
+        let lineage = self.lineage.known.clone();
         EgressEntry { address, sent: count(&carried.sent), received: count(&carried.received), lineage, ..entry }
     }
 }
@@ -112,9 +141,7 @@ impl Connection {
     /// Serves the connection until either side or the exit ends it. Records exactly one entry, but for a client that says nothing.
     pub(super) async fn serve(&self, client: TcpStream, peer: SocketAddr) {
         let (aim, remote) = self.aim(&client);
-        let finder = self.border.finder.clone();
-        let finding = remote.map(|remote| tokio::spawn(async move { finder.find(Table::Tcp, peer, remote).await }));
-        let lineage = Lineage(finding, Vec::new());
+        let lineage = Lineage::of(&self.border.finder, peer, remote);
         match aim {
             Aim::Proxy => self.proxied(client, lineage).await,
             Aim::Name(host, port) => self.go(client, Voice::None, Request { host, port, kind: Kind::Connect }, Vec::new(), lineage).await,
@@ -229,7 +256,8 @@ impl Connection {
         if granted.is_err() {
             return;
         }
-        let scribe = Scribe { ledger: Arc::clone(&self.border.ledger), lineage: attempt.lineage.found().await };
+        let (ledger, finder) = (Arc::clone(&self.border.ledger), self.border.finder.clone());
+        let scribe = Scribe { ledger, finder, lineage: attempt.lineage.found().await };
         let visit = Visit { stream: Guest::new(early, client), host: request.host, port: request.port, scribe };
         let mut closed = self.closed.clone();
         tokio::select! {
@@ -239,9 +267,11 @@ impl Connection {
     }
 
     /// Refuses a connection beyond the limit, without reading from it.
-    pub(super) fn turn_away(&self, client: TcpStream, most: usize) {
+    pub(super) async fn turn_away(&self, client: TcpStream, peer: SocketAddr, most: usize) {
         let reason = format!("more than {most} connections at once");
-        let (host, port, voice) = match self.aim(&client).0 {
+        let (aim, remote) = self.aim(&client);
+        let mut lineage = Lineage::of(&self.border.finder, peer, remote);
+        let (host, port, voice) = match aim {
             Aim::Proxy => ("?".to_owned(), 0, Voice::Http),
             Aim::Name(host, port) => (host, port, Voice::None),
             Aim::Literal(address) => (address.ip().to_string(), address.port(), Voice::None),
@@ -251,7 +281,11 @@ impl Connection {
             // A client that cannot take a few bytes at once hears nothing.
             _ => drop(client.try_write(answer("503 Service Unavailable", &reason).as_bytes())),
         }
-        self.border.ledger.record(EgressEntry::connection(clock::now(), &host, port, Verdict::Refused, reason));
+        drop(client);
+        let at = clock::now();
+        // Whoever was refused need not wait until it is known who it was.
+        let lineage = lineage.found().await;
+        self.border.ledger.record(EgressEntry { lineage, ..EgressEntry::connection(at, &host, port, Verdict::Refused, reason) });
     }
 
     async fn refuse(&self, client: &mut TcpStream, voice: Voice, mut attempt: Attempt, reason: String, address: Option<IpAddr>) {
@@ -329,8 +363,8 @@ impl Connection {
         };
         // Told beside the bytes, which do not wait for it; what is over at once is told once.
         let opening = async {
-            attempt.lineage.found().await;
             tokio::time::sleep(STANDING).await;
+            attempt.lineage.found().await;
             let entry = attempt.entry(Verdict::Allowed, rule.clone(), address.clone(), &carried);
             self.border.ledger.tell(&EgressEntry { phase: EgressPhase::Open, ..entry });
             std::future::pending::<()>().await;

@@ -65,6 +65,16 @@ impl Pins {
         // Whoever looked it up at the same time and was first decides.
         Ok(pins.entry(host.to_owned()).or_insert(addresses).clone())
     }
+
+    /// Remembers which of a name's addresses answered, so that it is dialled first from now on.
+    fn answered(&self, host: &str, address: IpAddr) {
+        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(addresses) = pins.get_mut(host)
+            && let Some(at) = addresses.iter().position(|known| *known == address).filter(|at| *at > 0)
+        {
+            addresses[..=at].rotate_right(1);
+        }
+    }
 }
 
 /// Connects to `host` and `port` as far as `permit` reaches. Answers the stream and the address that was dialled.
@@ -84,7 +94,10 @@ pub(super) async fn dial(permit: &Permit, pins: &Pins, host: &str, port: u16) ->
         }
     }
     match race(open).await {
-        Ok(reached) => Ok(reached),
+        Ok((stream, address)) => {
+            pins.answered(host, address.ip());
+            Ok((stream, address))
+        }
         // What policy can change is told rather than what it cannot.
         Err(error) => Err(forbidden.unwrap_or(Unreached::Failed(error))),
     }
@@ -144,5 +157,17 @@ mod tests {
         ));
         assert!(dial(&permit(Reach::Public(ranges("127.0.0.0/8"))), &Pins::default(), name, port).await.is_ok());
         assert!(dial(&permit(Reach::Anywhere), &Pins::default(), name, port).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_address_that_answered_is_the_first_from_then_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let [dead, living]: [IpAddr; 2] = ["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+        let pins = Pins::default();
+        pins.0.lock().unwrap().insert("two.example".to_owned(), vec![dead, living]);
+        let permit = Permit { rule: String::new(), reach: Reach::Anywhere };
+        assert_eq!(dial(&permit, &pins, "two.example", port).await.unwrap().1.ip(), living);
+        assert_eq!(pins.0.lock().unwrap()["two.example"], [living, dead]);
     }
 }

@@ -7,8 +7,10 @@ use crate::egress::hello::{self, Greeting};
 pub(super) enum First {
     /// More bytes are needed to tell, and must be there before any is passed on.
     Incomplete,
-    /// It could still become a request, or be whole words of another protocol: to be watched until it is told apart.
+    /// It could still become a request, but no usual one, or be whole words of another protocol: to be watched until it is told apart.
     Open,
+    /// It begins like a usual request that is not all there.
+    Begun,
     /// TLS.
     Tls(Greeting),
     /// A request of HTTP/1.
@@ -21,6 +23,25 @@ pub(super) enum First {
     Other,
 }
 
+/// Methods of usual requests (RFC 9110, 9.1; RFC 5789; RFC 4918).
+const METHODS: [&str; 16] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "CONNECT",
+    "OPTIONS",
+    "TRACE",
+    "PATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "REPORT",
+];
 /// The longest first line of a request.
 const LONGEST_LINE: usize = 8 * 1024;
 /// What a PostgreSQL client says first when it wants TLS or GSSAPI (protocol 3.0, `SSLRequest` and `GSSENCRequest`).
@@ -44,12 +65,15 @@ pub(super) fn read(bytes: &[u8]) -> First {
     // A request line: METHOD, a space, something, a space, HTTP/.
     let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     let method = bytes.iter().take_while(|byte| token(byte)).count();
+    let word = &bytes[..method];
     match bytes.get(method) {
+        None if METHODS.iter().any(|usual| usual.as_bytes().starts_with(word)) => return First::Begun,
         None if method <= 32 => return First::Open,
         Some(b' ') if (1..=32).contains(&method) => {}
         _ => return First::Other,
     }
     match bytes.iter().position(|byte| *byte == b'\n') {
+        None if bytes.len() <= LONGEST_LINE && METHODS.iter().any(|usual| usual.as_bytes() == word) => First::Begun,
         None if bytes.len() <= LONGEST_LINE => First::Open,
         None => First::Unfit("its first line has no end"),
         Some(end) => {
@@ -68,11 +92,15 @@ mod tests {
 
     #[test]
     fn protocols_are_told_apart_by_their_first_words() {
-        let table: [(&[u8], First); 15] = [
+        let table: [(&[u8], First); 19] = [
             (b"", First::Incomplete),
-            (b"GE", First::Open),
+            (b"GE", First::Begun),
             (b"ping", First::Open),
-            (b"GET / HTTP/1.1\r", First::Open),
+            (b"HELP", First::Open),
+            (b"GET / HTTP/1.1\r", First::Begun),
+            (b"GETS /", First::Open),
+            (b"get key", First::Open),
+            (b"\0", First::Open),
             (b"GET / HTTP/1.1\r\n", First::Http),
             (b"ODD /x http/1.0\n", First::Http),
             (b"PRI * HTTP/2.0\r\n", First::Unfit("HTTP/2 without TLS names a host with every request, which is not understood here")),

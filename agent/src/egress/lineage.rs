@@ -1,6 +1,7 @@
 //! Which process of a step made a connection: asked of the launcher's side, which may look, beside the connection and not before it.
 //!
-//! Best effort, never a reason to refuse or to allow anything, and bounded: who has too many connections has some without lineage.
+//! Never a reason to refuse or to allow anything. Where the kernel holds connections until who makes them has been seen, the answer is there
+//! whenever it is asked for; elsewhere it is looked for at once, and a client that is gone by then has none.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -30,13 +31,18 @@ impl Finder {
         Finder { onlooker: onlooker.map(Arc::new), questions: Arc::default() }
     }
 
+    /// Whether who makes a connection was seen while it was made, so that there is no hurry to ask.
+    pub(super) fn remembers(&self) -> bool {
+        self.onlooker.as_ref().is_some_and(|onlooker| onlooker.remembers())
+    }
+
     /// The process that holds the socket with this address, which connected to `remote`; then its ancestors up to the step's first
     /// process.
     pub(super) async fn find(&self, table: Table, local: SocketAddr, remote: SocketAddr) -> Vec<Process> {
         let Some(onlooker) = &self.onlooker else { return Vec::new() };
         let questions = self.questions.get_or_init(|| asking(Arc::clone(onlooker)));
         let (answer, answered) = oneshot::channel();
-        if questions.try_send((Ends { table, local, remote }, answer)).is_err() {
+        if questions.send((Ends { table, local, remote }, answer)).await.is_err() {
             return Vec::new();
         }
         answered.await.unwrap_or_default()

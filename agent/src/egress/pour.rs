@@ -1,4 +1,5 @@
-//! Bytes from one socket to another: few through a buffer, many through a pipe that they never leave the kernel for (splice(2)).
+//! Bytes from one socket to another: few through a buffer, many through a pipe that they never leave the kernel for (splice(2)). A
+//! connection that is silent holds neither.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::egress::border::{Meter, Spent};
 
-/// The buffer that every direction begins with.
+/// The most that is copied at once.
 const BUFFER: usize = 16 * 1024;
 /// How many bytes a direction carries before it is worth a pipe.
 const WORTH: u64 = 128 * 1024;
@@ -70,9 +71,8 @@ impl From<Spent> for End {
 /// Copies until the end or until a pipe is worth it.
 async fn copy(from: &TcpStream, to: &TcpStream, count: &AtomicU64, meter: &Meter) -> Result<Worth, End> {
     let mut carried = 0;
-    let mut buffer = vec![0; BUFFER];
     while carried < WORTH {
-        match step(from, to, &mut buffer, count, meter).await? {
+        match step(from, to, count, meter).await? {
             0 => return Ok(Worth::Nothing),
             read => carried += read,
         }
@@ -81,17 +81,37 @@ async fn copy(from: &TcpStream, to: &TcpStream, count: &AtomicU64, meter: &Meter
 }
 
 async fn slowly(from: &TcpStream, to: &TcpStream, count: &AtomicU64, meter: &Meter) -> Result<(), End> {
-    let mut buffer = vec![0; BUFFER];
-    while step(from, to, &mut buffer, count, meter).await? > 0 {}
+    while step(from, to, count, meter).await? > 0 {}
     Ok(())
 }
 
-async fn step(from: &TcpStream, to: &TcpStream, buffer: &mut [u8], count: &AtomicU64, meter: &Meter) -> Result<u64, End> {
-    let read = read(from, buffer).await?;
-    write(to, &buffer[..read]).await?;
+async fn step(from: &TcpStream, to: &TcpStream, count: &AtomicU64, meter: &Meter) -> Result<u64, End> {
+    let (read, left) = loop {
+        from.readable().await?;
+        match pass(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            passed => break passed?,
+        }
+    };
+    if !left.is_empty() {
+        write(to, &left).await?;
+    }
     count.fetch_add(read as u64, Ordering::Relaxed);
     meter.count(read as u64)?;
     Ok(read as u64)
+}
+
+/// Reads what is there and writes as much of it as goes; how much was read, and what did not go. The buffer is nobody's while a
+/// connection waits, since very many may.
+fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<(usize, Vec<u8>)> {
+    let mut buffer = [0; BUFFER];
+    let read = from.try_read(&mut buffer)?;
+    let bytes = &buffer[..read];
+    match if read == 0 { Ok(0) } else { to.try_write(bytes) } {
+        Ok(written) => Ok((read, bytes[written..].to_vec())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((read, bytes.to_vec())),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes all of it, through a shared reference.
@@ -107,12 +127,18 @@ pub(super) async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads something, through a shared reference; 0 at the end.
-pub(super) async fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads something to the end of `bytes`, through a shared reference; how much, 0 at the end.
+pub(super) async fn read(from: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let take = |bytes: &mut Vec<u8>| {
+        let mut buffer = [0; BUFFER];
+        let read = from.try_read(&mut buffer)?;
+        bytes.extend_from_slice(&buffer[..read]);
+        Ok(read)
+    };
     loop {
         from.readable().await?;
-        match from.try_read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        match take(bytes) {
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::WouldBlock => {}
             read => return read,
         }
     }

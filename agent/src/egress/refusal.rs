@@ -1,6 +1,6 @@
 //! What the kernel tells of connections that no rule of the namespace led on (nfnetlink_log): where to, and how.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An attempt that ended within the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,8 +18,8 @@ const FAMILY: usize = 4;
 const PACKET: u16 = 4 << 8;
 const PAYLOAD: u16 = 9;
 
-/// Reads one datagram, which may hold several messages. What is not understood is left out.
-pub(super) fn read(bytes: &[u8]) -> Vec<Refusal> {
+/// Reads one datagram, which may hold several messages: what was attempted, and from which end. What is not understood is left out.
+pub(super) fn read(bytes: &[u8]) -> Vec<(Refusal, Option<SocketAddr>)> {
     let mut found = Vec::new();
     let mut rest = bytes;
     while let Some(length) = rest.get(..4).and_then(|field| field.try_into().ok()).map(u32::from_ne_bytes) {
@@ -45,25 +45,26 @@ fn payload(mut attributes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn packet(bytes: &[u8]) -> Option<Refusal> {
-    let (address, protocol, transport) = match bytes.first()? >> 4 {
+fn packet(bytes: &[u8]) -> Option<(Refusal, Option<SocketAddr>)> {
+    let (from, address, protocol, transport) = match bytes.first()? >> 4 {
         4 => {
-            let address = Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(16..20)?).ok()?);
-            (IpAddr::V4(address), *bytes.get(9)?, usize::from(bytes[0] & 0xf) * 4)
+            let address = |at: usize| Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?)));
+            (address(12)?, address(16)?, *bytes.get(9)?, usize::from(bytes[0] & 0xf) * 4)
         }
         6 => {
-            let address = Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(24..40)?).ok()?);
-            (IpAddr::V6(address), *bytes.get(6)?, 40)
+            let address = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?)));
+            (address(8)?, address(24)?, *bytes.get(6)?, 40)
         }
         _ => return None,
     };
-    let port = bytes.get(transport + 2..transport + 4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
-    match protocol {
-        6 => Some(Refusal { address, port, protocol: "TCP" }),
-        17 => Some(Refusal { address, port, protocol: "UDP" }),
-        1 | 58 => Some(Refusal { address, port: 0, protocol: "ICMP" }),
-        _ => Some(Refusal { address, port: 0, protocol: "IP" }),
-    }
+    let port = |at: usize| bytes.get(at..at + 2).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
+    let protocol = match protocol {
+        6 => "TCP",
+        17 => "UDP",
+        1 | 58 => return Some((Refusal { address, port: 0, protocol: "ICMP" }, None)),
+        _ => return Some((Refusal { address, port: 0, protocol: "IP" }, None)),
+    };
+    Some((Refusal { address, port: port(transport + 2), protocol }, Some(SocketAddr::new(from, port(transport)))))
 }
 
 #[cfg(test)]
@@ -99,10 +100,12 @@ mod tests {
         six[6] = 17;
         six[24..40].copy_from_slice(&"2001:db8::1".parse::<Ipv6Addr>().unwrap().octets());
         six[42..44].copy_from_slice(&53_u16.to_be_bytes());
+        four[12..16].copy_from_slice(&[198, 18, 0, 1]);
+        four[20..22].copy_from_slice(&40_000_u16.to_be_bytes());
         let both = [told(&four), told(&six)].concat();
         let expected = [
-            Refusal { address: "192.0.2.7".parse().unwrap(), port: 443, protocol: "TCP" },
-            Refusal { address: "2001:db8::1".parse().unwrap(), port: 53, protocol: "UDP" },
+            (Refusal { address: "192.0.2.7".parse().unwrap(), port: 443, protocol: "TCP" }, "198.18.0.1:40000".parse().ok()),
+            (Refusal { address: "2001:db8::1".parse().unwrap(), port: 53, protocol: "UDP" }, "[::]:0".parse().ok()),
         ];
         assert_eq!(read(&both), expected);
     }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many questions one stream may ask, and how many streams there may be.
 const MOST_QUESTIONS: usize = 256;
 const MOST_STREAMS: usize = 32;
-/// How long the next question waits for the process to be found that asked one.
+/// How long the answer to the first question of a name waits for the process to be found that asked.
 const FINDING: Duration = Duration::from_millis(20);
 
 /// Answers datagrams until the exit closes.
@@ -42,9 +42,10 @@ pub(super) async fn datagrams(socket: UdpSocket, border: Border, mut closed: wat
             Err(Misread::Answered(answer)) => (answer, None),
             Err(Misread::Silent) => continue,
         };
+        // Before the answer, for which it waits.
+        record(&border, entry, Table::Udp, whom).await;
         // A full queue of the asker's is its own doing; it asks again.
         let _sent = socket.try_send_to(&answer, whom).is_ok();
-        record(&border, entry, Table::Udp, whom).await;
     }
 }
 
@@ -83,9 +84,8 @@ async fn stream_of(mut stream: TcpStream, whom: SocketAddr, border: Border) {
             Err(Misread::Silent) => return,
         };
         let framed = [&u16::try_from(answer.len()).unwrap_or_default().to_be_bytes()[..], &answer].concat();
-        let told = matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(())));
         record(&border, entry, Table::Tcp, whom).await;
-        if !told {
+        if !matches!(timeout(PATIENCE, stream.write_all(&framed)).await, Ok(Ok(()))) {
             return;
         }
     }
@@ -117,7 +117,7 @@ fn decide(border: &Border, question: &Question) -> (Answer, Option<EgressEntry>)
     (answer, Some(EgressEntry { kind: EgressKind::Lookup, address, ..entry }))
 }
 
-/// Writes down a question with the process that asked, who has its answer already.
+/// Writes down a question with the process that asked: once a name, so that the others wait for nothing.
 async fn record(border: &Border, entry: Option<EgressEntry>, table: Table, whom: SocketAddr) {
     let Some(entry) = entry else { return };
     let lineage = timeout(FINDING, border.finder.find(table, whom, RESOLVER)).await.unwrap_or_default();

@@ -7,16 +7,20 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use caisson_model::outcome::{EgressEntry, EgressKind, Process, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::egress::ledger::Ledger;
+use crate::egress::lineage::{Finder, Table};
 
 /// Serves one connection to its end. Dropped when the exit closes, so it must be sound to be dropped at any await.
 pub type Serve = Arc<dyn Fn(Visit) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
@@ -55,10 +59,20 @@ pub struct Visit {
 #[derive(Clone, Debug)]
 pub struct Scribe {
     pub(super) ledger: Arc<Ledger>,
+    pub(super) finder: Finder,
     pub(super) lineage: Vec<Process>,
 }
 
+/// How long the beginning of a connection waits for the process to be found that made it.
+const FINDING: Duration = Duration::from_millis(200);
+
 impl Scribe {
+    /// The same for the process that connected from `peer` to `to`, as the step sees both.
+    pub async fn of(&self, peer: SocketAddr, to: SocketAddr) -> Scribe {
+        let lineage = timeout(FINDING, self.finder.find(Table::Tcp, peer, to)).await.unwrap_or_default();
+        Scribe { lineage, ..self.clone() }
+    }
+
     /// An entry to fill in, with the time and the step's process that asked: of [`EgressKind::Package`], over, without bytes.
     pub fn entry(&self, host: &str, port: u16, verdict: Verdict, rule: String) -> EgressEntry {
         let entry = EgressEntry::connection(clock::now(), host, port, verdict, rule);

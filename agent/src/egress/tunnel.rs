@@ -17,13 +17,11 @@ use crate::egress::request::{self, Kind};
 
 /// How long a client may take for its first words once it has begun, and on port 443 to begin.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long words that could still become a request are held back. A request comes at once; what comes slowly is passed on, and cut if it
-/// becomes one after all.
+/// How long the beginning of a usual request is held back for the rest of its first line. What comes more slowly is passed on, and cut if it
+/// becomes one after all. What begins like none is never held back.
 const HOLD: Duration = Duration::from_millis(200);
 /// In how many pieces they may come. Each is looked at again with every piece, so this bounds the work.
 const MAX_READS: usize = 512;
-/// The buffer for a request's body and for first words.
-const BUFFER: usize = 16 * 1024;
 
 /// Bytes carried so far.
 #[derive(Debug, Default)]
@@ -119,7 +117,14 @@ impl Tunnel<'_> {
         for _ in 0..MAX_READS {
             let word = first::read(&first);
             match &word {
-                First::Incomplete | First::Open => {}
+                // Whoever speaks another protocol waits for an answer to just that.
+                First::Open if self.port != 443 && passed < first.len() => {
+                    if self.send(&first[passed..]).await?.is_err() {
+                        return Ok(Sent::All);
+                    }
+                    passed = first.len();
+                }
+                First::Incomplete | First::Open | First::Begun => {}
                 First::Upgrade(length) => {
                     let rest = first.split_off(*length);
                     if self.send(&first[passed..]).await?.is_err() {
@@ -147,12 +152,13 @@ impl Tunnel<'_> {
                     return self.stream(&first).await;
                 }
             }
-            let mut buffer = [0; BUFFER];
-            let reading = read(self.client, &mut buffer);
-            let read = if self.port != 443 && (first.is_empty() || (passed == first.len() && word == First::Open)) {
+            let (known, sent) = (first.len(), passed == first.len());
+            let reading = read(self.client, &mut first);
+            let open = self.port != 443 && matches!(word, First::Open | First::Begun);
+            let read = if self.port != 443 && (known == 0 || (open && sent)) {
                 // The server may be the one who speaks first, or next.
                 reading.await
-            } else if self.port != 443 && word == First::Open {
+            } else if open {
                 match timeout(HOLD, reading).await {
                     Ok(read) => read,
                     Err(_) => {
@@ -167,9 +173,9 @@ impl Tunnel<'_> {
                 timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             };
             match read {
-                Ok(read) if read > 0 => first.extend_from_slice(&buffer[..read]),
+                Ok(read) if read > 0 => {}
                 // What was said was all, and it was no request.
-                _ if first.is_empty() || word == First::Open => return self.stream(&first[passed..]).await,
+                _ if known == 0 || matches!(word, First::Open | First::Begun) => return self.stream(&first[passed..]).await,
                 _ => return Err(Cut::Misfit("its first words break off".to_owned())),
             }
         }
@@ -200,9 +206,9 @@ impl Tunnel<'_> {
             if left == 0 {
                 return Ok(Sent::Request);
             }
-            buffer.resize(BUFFER, 0);
+            buffer.clear();
             match read(self.client, &mut buffer).await {
-                Ok(read) if read > 0 => buffer.truncate(read),
+                Ok(read) if read > 0 => {}
                 _ => return Ok(Sent::Request),
             }
         }

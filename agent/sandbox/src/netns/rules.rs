@@ -9,22 +9,22 @@ use nix::sys::socket::SockProtocol;
 use crate::netlink::{self, ACKNOWLEDGED, APPEND, Attributes, Batch, CREATE, UNACKNOWLEDGED};
 use crate::spec::{Capture, Lead, Ports};
 
-const TABLE: &str = "caisson";
+pub(super) const TABLE: &str = "caisson";
 const CHAIN: &str = "output";
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const NEW_TABLE: u16 = SUBSYSTEM;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(super) const NEW_TABLE: u16 = SUBSYSTEM;
+pub(super) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 /// `nfgenmsg` of the family that holds IPv4 and IPv6.
-const INET: [u8; 4] = [1, 0, 0, 0];
+pub(super) const INET: [u8; 4] = [1, 0, 0, 0];
 /// The only register that is used.
-const REGISTER: u32 = 1;
-const EQUAL: u32 = 0;
-const DIFFERENT: u32 = 1;
-const TCP: u8 = 6;
+pub(super) const REGISTER: u32 = 1;
+pub(super) const EQUAL: u32 = 0;
+pub(super) const DIFFERENT: u32 = 1;
+pub(super) const TCP: u8 = 6;
 
 /// The group of the kernel's packet log that refused connections are told to.
 const GROUP: u16 = 1;
@@ -91,21 +91,26 @@ pub(super) fn watch() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-fn begin() -> Batch {
+pub(super) fn begin() -> Batch {
     let mut batch = Batch::default();
     batch.message(BATCH_BEGIN, UNACKNOWLEDGED, &[0, 0, 0, 10], |_| {});
     batch
 }
 
-fn end(mut batch: Batch) -> Result<(), Errno> {
+pub(super) fn end(mut batch: Batch) -> Result<(), Errno> {
     batch.message(BATCH_END, UNACKNOWLEDGED, &[0, 0, 0, 10], |_| {});
     netlink::ask(SockProtocol::NetlinkNetFilter, batch)
 }
 
 fn rule(batch: &mut Batch, expressions: impl FnOnce(&mut Attributes)) {
+    rule_of(batch, CHAIN, expressions);
+}
+
+/// Adds a rule to a chain.
+pub(super) fn rule_of(batch: &mut Batch, chain: &str, expressions: impl FnOnce(&mut Attributes)) {
     batch.message(NEW_RULE, ACKNOWLEDGED | CREATE | APPEND, &INET, |rule| {
         rule.text(1, TABLE);
-        rule.text(2, CHAIN);
+        rule.text(2, chain);
         rule.nest(4, expressions);
     });
 }
@@ -171,12 +176,12 @@ fn told(expressions: &mut Attributes) {
     });
 }
 
-fn family(expressions: &mut Attributes, version: u8) {
+pub(super) fn family(expressions: &mut Attributes, version: u8) {
     meta(expressions, 15);
     compare(expressions, EQUAL, &[version]);
 }
 
-fn meta(expressions: &mut Attributes, key: u32) {
+pub(super) fn meta(expressions: &mut Attributes, key: u32) {
     expression(expressions, "meta", |data| {
         data.number(2, key);
         data.number(1, REGISTER);
@@ -184,7 +189,7 @@ fn meta(expressions: &mut Attributes, key: u32) {
 }
 
 /// Loads bytes of the network (1) or transport (2) header.
-fn field(expressions: &mut Attributes, header: u32, offset: u32, length: u32) {
+pub(super) fn field(expressions: &mut Attributes, header: u32, offset: u32, length: u32) {
     expression(expressions, "payload", |data| {
         data.number(1, REGISTER);
         data.number(2, header);
@@ -193,7 +198,7 @@ fn field(expressions: &mut Attributes, header: u32, offset: u32, length: u32) {
     });
 }
 
-fn compare(expressions: &mut Attributes, how: u32, with: &[u8]) {
+pub(super) fn compare(expressions: &mut Attributes, how: u32, with: &[u8]) {
     expression(expressions, "cmp", |data| {
         data.number(1, REGISTER);
         data.number(2, how);
@@ -201,7 +206,7 @@ fn compare(expressions: &mut Attributes, how: u32, with: &[u8]) {
     });
 }
 
-fn expression(expressions: &mut Attributes, name: &str, data: impl FnOnce(&mut Attributes)) {
+pub(super) fn expression(expressions: &mut Attributes, name: &str, data: impl FnOnce(&mut Attributes)) {
     expressions.nest(1, |element| {
         element.text(1, name);
         element.nest(2, data);
