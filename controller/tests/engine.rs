@@ -13,18 +13,18 @@ use caisson_controller::core::job::Life;
 use caisson_controller::core::record::Record;
 use caisson_controller::core::state::State;
 use caisson_model::agent::{Hello, VersionRange};
-use caisson_model::id::{AgentName, AttemptId, Fence, Hold, JobId, RunId, StepIndex};
+use caisson_model::id::{AgentName, AttemptId, Fence, Hold, JobId, JobKey, RunId, StepIndex};
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepChange, StepReport};
 use caisson_model::outcome::{Enforcement, Outcome, StepResult, Usage};
 use caisson_model::run::Submission;
 use caisson_model::time::Timestamp;
-use caisson_workflow::Plan;
+use caisson_workflow::{Limits, Plan};
 use proptest::prelude::*;
 
 const SLOTS: u32 = 2;
 const AGENTS: u8 = 3;
 
-const WORKFLOWS: [&str; 3] = [
+const WORKFLOWS: [&str; 4] = [
     "on: push\njobs:\n  a: { runs-on: x, steps: [{ run: echo, env: { T: \"${{ secrets.TOKEN }}\" } }] }\n",
     "
 on: push
@@ -47,11 +47,27 @@ jobs:
     steps: [{ run: echo }]
   after: { runs-on: x, needs: [m, n], steps: [{ run: echo }] }
 ",
+    "
+on: push
+jobs:
+  c:
+    strategy: { max-parallel: 2, fail-fast: false, matrix: { v: [1, 2, 3, 4, 5] } }
+    uses: ./called.yml
+  after: { runs-on: x, needs: c, if: always(), steps: [{ run: echo }] }
+",
+];
+
+/// What the last of them calls; its second job calls once more.
+const CALLED: [(&str, &str); 2] = [
+    ("called.yml", "on: workflow_call\njobs:\n  one: { runs-on: x, steps: [{ run: a }] }\n  two: { needs: one, uses: ./in.yml }\n"),
+    ("in.yml", "on: workflow_call\njobs:\n  in: { runs-on: x, steps: [{ run: a }] }\n"),
 ];
 
 fn plan(which: u8) -> Box<Plan> {
     let submission = Submission { event: "push".into(), ..Submission::default() };
-    Box::new(caisson_workflow::plan(WORKFLOWS[usize::from(which) % WORKFLOWS.len()], "w.yml", &submission).unwrap())
+    let called: indexmap::IndexMap<String, String> = CALLED.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect();
+    let text = WORKFLOWS[usize::from(which) % WORKFLOWS.len()];
+    Box::new(caisson_workflow::plan_with(text, "w.yml", &submission, &Limits::default(), &called).unwrap())
 }
 
 #[derive(Clone, Debug)]
@@ -209,6 +225,16 @@ impl World {
                 let most = run.cells(group).find_map(|job| job.spec.as_ref()?.strategy.max_parallel);
                 assert!(most.is_none_or(|most| active <= most as usize), "max-parallel of {}", group.planned.key);
             }
+        }
+        for run in self.engine.state().runs.values() {
+            let mut at_work: BTreeMap<&JobKey, (u32, BTreeSet<&str>)> = BTreeMap::new();
+            for group in run.groups.iter().filter(|group| run.cells(group).any(|job| job.life.is_active())) {
+                let Some((scope, gate)) = group.planned.scope.as_ref().and_then(|scope| Some((scope, scope.gate.as_ref()?))) else {
+                    continue;
+                };
+                at_work.entry(&gate.caller).or_insert((gate.most, BTreeSet::new())).1.insert(&scope.prefix);
+            }
+            assert!(at_work.values().all(|(most, cells)| cells.len() <= *most as usize), "{at_work:?}");
         }
         let jobs = || self.engine.state().runs.values().flat_map(|run| &run.jobs);
         for name in (0..AGENTS).map(name) {
@@ -552,4 +578,23 @@ fn fences_of_a_new_epoch_are_above_all_old_ones() {
     assert!(next.fence > hold.fence);
     assert_eq!(next.attempt.number, 2);
     assert_eq!(world.complete(hold, Outcome::Success), Err(Refusal::Fenced));
+}
+
+/// `max-parallel` of a job that calls: a cell begins when another has ended with all of its jobs, calls of its own included.
+#[test]
+fn cells_of_a_calling_job_begin_as_max_parallel_lets_them() {
+    let mut world = World::new();
+    world.join(0, Vec::new());
+    world.act(&Act::Submit(3));
+    let mut order: Vec<String> = Vec::new();
+    while let Some((session, hold)) = world.offers.pop() {
+        order.push(world.engine.state().job(hold.attempt.job).unwrap().key.0.clone());
+        world.handle(Event::Message(session, AgentMessage::Accept(hold))).unwrap();
+        let failed = order.last().is_some_and(|key| key == "c[0]/one");
+        assert!(world.complete(hold, if failed { Outcome::Failure } else { Outcome::Success }).is_ok());
+    }
+    let begun = |key: &str| order.iter().position(|other| other == key).unwrap_or_else(|| panic!("{key} is not in {order:?}"));
+    // The first cell failed at once; of the three others at least two must have ended before the fifth begins.
+    let before = (1..4).filter(|cell| begun(&format!("c[{cell}]/two/in")) < begun("c[4]/one")).count();
+    assert!(before >= 2 && order.last().is_some_and(|last| last == "after") && order.len() == 10, "{order:?}");
 }

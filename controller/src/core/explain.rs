@@ -38,7 +38,14 @@ fn reasons(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
 fn waiting(run: &Run, job: &Job) -> Vec<String> {
     let needs = run.group(&job.key).map(|group| group.planned.needs.as_slice()).unwrap_or_default();
     let open = needs.iter().filter(|key| run.need(key).is_none());
-    open.map(|key| format!("it needs job {key}, which has not ended")).collect()
+    let mut reasons: Vec<String> = open.map(|key| format!("it needs job {key}, which has not ended")).collect();
+    let scope = run.group(&job.key).and_then(|group| group.planned.scope.as_ref());
+    if let Some((scope, gate)) = scope.and_then(|scope| Some((scope, scope.gate.as_ref()?)))
+        && run.held_back().contains(scope.prefix.as_str())
+    {
+        reasons.push(format!("max-parallel lets {} cells of {} be at work at once", gate.most, gate.caller));
+    }
+    reasons
 }
 
 fn queued(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {

@@ -121,6 +121,28 @@ impl Run {
         Some(Need { outcome: worst(outcomes, Outcome::Skipped), outputs })
     }
 
+    /// The cells of calling jobs, by their prefix, that `max-parallel` does not let begin yet.
+    pub fn held_back(&self) -> BTreeSet<&str> {
+        // For each caller: how many may be at work, and of each cell whether it has begun and whether it has ended.
+        let mut callers: BTreeMap<&JobKey, (u32, BTreeMap<&str, (bool, bool)>)> = BTreeMap::new();
+        for group in &self.groups {
+            let Some((scope, gate)) = group.planned.scope.as_ref().and_then(|scope| Some((scope, scope.gate.as_ref()?))) else { continue };
+            let (_, cells) = callers.entry(&gate.caller).or_insert_with(|| (gate.most.max(1), BTreeMap::new()));
+            let cell = cells.entry(&scope.prefix).or_insert((false, true));
+            // A job that calls in turn still waits when its own jobs are at work.
+            cell.0 |= group.planned.collector.is_some() || self.cells(group).any(|job| job.life != Life::Waiting);
+            cell.1 &= self.need(&group.planned.key).is_some();
+        }
+        let mut held = BTreeSet::new();
+        for (most, cells) in callers.into_values() {
+            let at_work = cells.values().filter(|(begun, ended)| *begun && !*ended).count();
+            if at_work >= usize::try_from(most).unwrap_or(usize::MAX) {
+                held.extend(cells.into_iter().filter(|(_, (begun, _))| !begun).map(|(prefix, _)| prefix));
+            }
+        }
+        held
+    }
+
     /// Whether a job that this one depends on, directly or not, failed.
     pub fn ancestor_failed(&self, key: &JobKey) -> bool {
         let mut seen: BTreeSet<&JobKey> = BTreeSet::new();

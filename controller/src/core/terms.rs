@@ -3,6 +3,7 @@
 use caisson_model::id::{JobKey, RunId};
 use caisson_model::outcome::Outcome;
 use caisson_model::run::Submission;
+use caisson_workflow::PlannedJob;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,31 @@ pub struct Terms {
     /// What the plan was made of, so that it can be run again. Kept in the store, not in the engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub submission: Option<Box<Submission>>,
+}
+
+impl Terms {
+    /// What a job's key says of trying it again; the numbers of its callers' cells do not matter: `build[1]/unit` is `build/unit`.
+    pub fn retry_of(&self, key: &JobKey) -> Option<&Retry> {
+        let parts = key.0.split('/').map(|part| part.split_once('[').map_or(part, |(name, _)| name));
+        let plain = parts.collect::<Vec<_>>().join("/");
+        self.retry.iter().find(|(key, _)| key.0 == plain).map(|(_, retry)| retry)
+    }
+}
+
+/// The keys of all jobs of a plan, those of called workflows with the keys of their callers before them: `build/unit`.
+pub fn keys(jobs: &[PlannedJob]) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut open: Vec<(String, &[PlannedJob])> = vec![(String::new(), jobs)];
+    while let Some((prefix, jobs)) = open.pop() {
+        for job in jobs {
+            let key = format!("{prefix}{}", job.key);
+            if let Some(call) = &job.call {
+                open.push((format!("{key}/"), &call.jobs));
+            }
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 /// The result of a job that is not run again.
@@ -65,4 +91,32 @@ pub struct Entered {
     pub group: String,
     /// Higher is later.
     pub number: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// `[[retry]]` counts for jobs of called workflows too: by their own key, and by that with their callers' before it.
+    #[test]
+    fn jobs_of_called_workflows_are_tried_again() {
+        let file = |file: &str, text: &str| (file.to_owned(), text.to_owned());
+        let called: IndexMap<String, String> = [
+            file("a.yml", "on: workflow_call\njobs: { one: { runs-on: x, steps: [{ run: a }] }, two: { uses: ./b.yml } }\n"),
+            file("b.yml", "on: workflow_call\njobs: { in: { runs-on: x, steps: [{ run: a }] } }\n"),
+        ]
+        .into_iter()
+        .collect();
+        let text = "on: push\njobs: { c: { uses: ./a.yml }, after: { runs-on: x, needs: c, steps: [{ run: a }] } }\n";
+        let submission = Submission { event: "push".into(), ..Submission::default() };
+        let plan = caisson_workflow::plan_with(text, "w.yml", &submission, &caisson_workflow::Limits::default(), &called).unwrap();
+        let mut known = keys(&plan.jobs);
+        known.sort();
+        assert_eq!(known, ["after", "c", "c/one", "c/two", "c/two/in"]);
+        let retry = Retry { times: 2, on: vec![Outcome::Failure] };
+        let terms = Terms { retry: vec![(JobKey("c/two/in".into()), retry.clone())], ..Terms::default() };
+        assert_eq!(terms.retry_of(&JobKey("c[3]/two/in".into())), Some(&retry));
+        assert_eq!(terms.retry_of(&JobKey("c[3]/one".into())), None);
+    }
 }

@@ -41,17 +41,19 @@ fn times<'de, D: Deserializer<'de>>(number: D) -> Result<u32, D::Error> {
 }
 
 impl RetryRule {
-    fn matches(&self, workflow: &str, file: &str, job: &str) -> bool {
+    fn matches(&self, workflow: &str, file: &str, jobs: &[&str]) -> bool {
         let of = |pattern: &Option<Pattern>, texts: &[&str]| {
             pattern.as_ref().is_none_or(|pattern| texts.iter().any(|text| pattern.matches(text)))
         };
-        of(&self.workflow, &[workflow, file]) && of(&self.job, &[job])
+        of(&self.workflow, &[workflow, file]) && of(&self.job, jobs)
     }
 }
 
-/// What the last matching entry says.
+/// What the last matching entry says. A job of a called workflow goes by its key with those of its callers before it
+/// (`build/unit`), and by its own.
 pub(super) fn of(rules: &[RetryRule], workflow: &str, file: &str, job: &str) -> Option<Retry> {
-    let rule = rules.iter().rev().find(|rule| rule.matches(workflow, file, job))?;
+    let own = job.rsplit('/').next().unwrap_or(job);
+    let rule = rules.iter().rev().find(|rule| rule.matches(workflow, file, &[job, own]))?;
     Some(Retry { times: rule.times, on: rule.on.clone() })
 }
 

@@ -1,13 +1,14 @@
 //! A submission on its way in: source, plan, policy, terms.
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
+use caisson_model::id::JobKey;
 use caisson_model::run::Submission;
 use caisson_model::step::Location;
 use caisson_proto::api::{ApiError, BlobApi, Submitted};
 use caisson_workflow::{Plan, exclusion};
 
 use crate::core::event::{Answer, Event};
-use crate::core::terms::{Terms, Turn};
+use crate::core::terms::{Terms, Turn, keys};
 use crate::mirror::Mirror;
 use crate::planning;
 use crate::policy::Rules;
@@ -58,6 +59,7 @@ fn settle(terms: Terms, submission: Submission, plan: &Plan, rules: &Rules) -> R
             Some(Turn { group: format!("{repository}\n{}", group.to_lowercase()), cancel_in_progress })
         }
     };
-    let retry = plan.jobs.iter().filter_map(|job| Some((job.key.clone(), rules.retry_of(&plan.workflow, &plan.file, &job.key.0)?)));
+    let retry =
+        keys(&plan.jobs).into_iter().filter_map(|key| rules.retry_of(&plan.workflow, &plan.file, &key).map(|rule| (JobKey(key), rule)));
     Ok(Terms { priority: submission.priority, repository, retry: retry.collect(), turn, submission: Some(Box::new(submission)), ..terms })
 }

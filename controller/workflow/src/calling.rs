@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use crate::matrix::Cell;
 use crate::needs::{Expansion, Needs};
-use crate::planned::{CallScope, Collector, PlannedCall, PlannedJob};
+use crate::planned::{CallScope, Collector, Gate, PlannedCall, PlannedJob};
 
 /// How many jobs one calling job may bring into a run.
 const MAX_CALLED: usize = 1024;
@@ -35,6 +35,7 @@ pub(crate) fn call(
         let scope = CallScope {
             title: format!("{} / ", needs.name(&cell, &contexts)?),
             inputs: inputs(needs, call, &contexts)?,
+            gate: strategy(0).max_parallel.filter(|_| matrix).map(|most| Gate { caller: caller.key.clone(), most }),
             fail_fast: (matrix && fail_fast).then(|| format!("{}[", caller.key)),
             prefix,
         };

@@ -95,10 +95,6 @@ fn check_support(job: &Node, uses: &Node, text: &str, path: &str, library: &dyn 
         }
     }
     check_handed_text(job, library.workflow(text), path, report);
-    if let Some(entry) = job.get("strategy").and_then(|strategy| strategy.entry("max-parallel")) {
-        let message = "`max-parallel` has no effect on a job that calls a workflow: its cells run side by side";
-        report.warning(entry.key_at.clone(), &format!("{path}.strategy.max-parallel"), message, "nothing to do");
-    }
 }
 
 /// Refuses to hand text that a stranger chose to an input that the called workflow pastes into a script.
@@ -220,7 +216,7 @@ fn check_handed(call: &Call<'_>, called: &Node, report: &mut Report<'_>) {
             Some(input) => check_type(&input.value, &entry.value, &path, report),
         }
     }
-    for input in inputs.iter().filter(|input| is_required(input) && input.value.get("default").is_none()) {
+    for input in inputs.iter().filter(|input| is_required(input)) {
         if find(with, &input.key).is_none() {
             let message = format!("input {} is required, but not provided while calling", input.key);
             report.language(call.uses_at.clone(), call.path, message, format!("add `{}:` to the call's `with:`", input.key));

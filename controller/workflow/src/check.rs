@@ -12,8 +12,10 @@ use crate::scope::Scope;
 use crate::uses::Uses;
 use crate::yaml::{Content, Node};
 
-/// How long an identifier may be.
-const MAX_IDENTIFIER: usize = 100;
+/// How long an identifier may be at most, as the reference parser counts it.
+const MAX_IDENTIFIER: usize = 99;
+/// How long the name of a concurrency group may be.
+const MAX_GROUP: usize = 400;
 
 /// Checks one file's tree by all rules that concern it alone.
 pub(crate) fn tree(root: &Node, report: &mut Report<'_>) {
@@ -21,6 +23,7 @@ pub(crate) fn tree(root: &Node, report: &mut Report<'_>) {
     if let Some(on) = root.get("on") {
         events::check(on, report);
     }
+    check_concurrency(root, "concurrency", report);
     let Some(jobs) = root.get("jobs") else { return };
     for entry in jobs.entries() {
         let path = parse::join("jobs", &entry.key);
@@ -53,7 +56,37 @@ fn check_identifier(id: &str, at: std::ops::Range<usize>, path: &str, report: &m
     }
 }
 
+fn check_concurrency(of: &Node, path: &str, report: &mut Report<'_>) {
+    let Some(concurrency) = of.get("concurrency") else { return };
+    let group = concurrency.get("group").unwrap_or(concurrency);
+    if group.text().is_some_and(|text| !text.contains("${{") && text.chars().count() > MAX_GROUP) {
+        let message = format!("a concurrency group's name may have at most {MAX_GROUP} characters");
+        report.language(group.at.clone(), path, message, "choose a shorter name");
+    }
+}
+
+/// An image that is named, of a job's container or of a service.
+fn check_image(container: &Node, path: &str, report: &mut Report<'_>) {
+    let image = match &container.content {
+        Content::Mapping(_) => container.get("image").and_then(Node::text).unwrap_or_default(),
+        // Empty as a whole, it means that there is none.
+        Content::Scalar(scalar) if !scalar.to_text().is_empty() => scalar.to_text(),
+        _ => return,
+    };
+    if image.strip_prefix("docker://").unwrap_or(&image).is_empty() {
+        let at = container.get("image").unwrap_or(container).at.clone();
+        report.language(at, path, "container image cannot be empty", "name it under `image:`");
+    }
+}
+
 fn check_job(job: &Node, path: &str, report: &mut Report<'_>) {
+    check_concurrency(job, &format!("{path}.concurrency"), report);
+    if let Some(container) = job.get("container") {
+        check_image(container, &format!("{path}.container"), report);
+    }
+    for service in job.get("services").map(Node::entries).unwrap_or_default() {
+        check_image(&service.value, &format!("{path}.services.{}", service.key), report);
+    }
     if let Some(group) = job.get("runs-on").and_then(|node| node.get("group")) {
         check_runner_group(group, path, report);
     }
@@ -137,7 +170,8 @@ fn check_graph(jobs: &Node, report: &mut Report<'_>) {
     let mut waiting: HashMap<String, Vec<&str>> = HashMap::new();
     for entry in entries {
         let needs = needs(&entry.value);
-        unmet.insert(&entry.key, needs.len());
+        // A key that is there twice has been refused; its needs count together.
+        *unmet.entry(&entry.key).or_default() += needs.len();
         needs.into_iter().for_each(|(need, _)| waiting.entry(need.0).or_default().push(&entry.key));
     }
     let mut startable: Vec<&str> = unmet.iter().filter(|(_, unmet)| **unmet == 0).map(|(key, _)| *key).collect();

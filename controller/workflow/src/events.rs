@@ -7,7 +7,7 @@ use crate::diagnostic::Report;
 use crate::parse;
 use crate::schema::{self, Definition};
 use crate::scope::Scope;
-use crate::yaml::{Content, Node};
+use crate::yaml::{Content, Entry, Node, Scalar};
 
 /// An event of the language and the keys that may stand below it.
 struct Known {
@@ -231,6 +231,10 @@ fn check_details(known: &Known, details: &Node, path: &str, report: &mut Report<
         report.language(details.at.clone(), path, format!("unexpected value '{shown}'"), "expected here: a mapping, or nothing");
         return;
     };
+    if known.types.is_empty() && known.filters.is_empty() && !SHAPED.iter().any(|(event, ..)| *event == known.name) {
+        report.language(details.at.clone(), path, "a mapping was not expected", format!("`{}` takes no keys", known.name));
+        return;
+    }
     let mut seen: HashSet<String> = HashSet::new();
     for entry in entries {
         let below = parse::join(path, &entry.key);
@@ -242,6 +246,11 @@ fn check_details(known: &Known, details: &Node, path: &str, report: &mut Report<
         let shaped = SHAPED.iter().find(|(event, key, _)| *event == known.name && *key == entry.key);
         if let Some((_, _, definition)) = shaped {
             parse::check(&entry.value, definition, Scope::NONE, &below, report);
+            if entry.key == "inputs" {
+                entry.value.entries().iter().for_each(|input| check_input(input, known.name, &below, report));
+            }
+        } else if known.name == "repository_dispatch" && entry.key == "types" {
+            parse::check(&entry.value, &schema::TEXTS, Scope::NONE, &below, report);
         } else if known.filters.contains(&entry.key.as_str()) {
             parse::check(&entry.value, &schema::ONE_OR_MANY, Scope::NONE, &below, report);
         } else if entry.key == "types" && !known.types.is_empty() {
@@ -270,9 +279,53 @@ fn check_details(known: &Known, details: &Node, path: &str, report: &mut Report<
     }
 }
 
+/// What the table cannot say of an input: that its parts go together.
+fn check_input(input: &Entry, event: &str, path: &str, report: &mut Report<'_>) {
+    let path = parse::join(path, &input.key);
+    let kind = input.value.get("type").and_then(Node::text).unwrap_or_else(|| "string".to_owned());
+    let options = input.value.get("options").map(Node::items);
+    // The first line of what it holds.
+    let at = input.value.at.start..input.value.at.start + 1;
+    match kind.as_str() {
+        "choice" if options.is_none_or(<[Node]>::is_empty) => {
+            let help = "list what can be chosen under `options:`";
+            report.language(at.clone(), &path, "missing `options` for an input of type choice", help);
+        }
+        "choice" => {}
+        kind if options.is_some() => {
+            let message = format!("`options` goes with the type choice only, and this input's type is {kind}");
+            report.language(at.clone(), &path, message, "write `type: choice`, or remove `options:`");
+        }
+        _ => {}
+    }
+    let Some(default) = input.value.get("default") else { return };
+    let Content::Scalar(scalar) = &default.content else { return };
+    let text = scalar.to_text();
+    let fits = match (kind.as_str(), scalar) {
+        ("boolean", Scalar::Bool(_) | Scalar::Null) => true,
+        // A quoted word is common, and harmless, where a person starts the run.
+        ("boolean", Scalar::Text(text)) => {
+            text.contains("${{") || (event == "workflow_dispatch" && matches!(text.as_str(), "true" | "false" | ""))
+        }
+        ("boolean", _) => false,
+        _ => true,
+    };
+    if !fits {
+        let message = format!("unexpected value '{text}' as the default of a {kind}");
+        report.language(default.at.clone(), &path, message, "expected here: true or false, without quotes");
+    }
+    if kind == "choice" && !text.is_empty() && !options.is_none_or(|all| all.iter().any(|option| option.text().as_ref() == Some(&text))) {
+        let message = format!("the default '{text}' is none of the options: a run that is given no value is refused");
+        report.warning(default.at.clone(), &path, message, "name one of the options");
+    }
+}
+
 fn check_types(known: &Known, types: &Node, path: &str, report: &mut Report<'_>) {
     if let Content::Mapping(_) = types.content {
         report.language(types.at.clone(), path, "a mapping was not expected", "write a sequence of types");
+    }
+    if types.is_null() {
+        report.language(types.at.clone(), path, "unexpected value ''", format!("known here: {}", known.types.join(", ")));
     }
     for item in types.one_or_many() {
         let text = item.text().unwrap_or_default();

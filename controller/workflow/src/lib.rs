@@ -56,5 +56,5 @@ pub use limits::{DefaultPermissions, Limits, SecurityRule};
 pub use needs::{Expansion, Ready};
 pub use overview::{Overview, check, events, filtered, schedules, wants_changes};
 pub use plan::{Plan, outline, plan, plan_with};
-pub use planned::{CallScope, Collector, Concurrency, PlannedCall, PlannedInput, PlannedJob, PlannedStrategy};
+pub use planned::{CallScope, Collector, Concurrency, Gate, PlannedCall, PlannedInput, PlannedJob, PlannedStrategy};
 pub use preview::{Preview, PreviewCell, preview};

@@ -70,13 +70,26 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { shown } else { format!("{path}.{shown}") }
 }
 
-/// The alternative whose mark is present, else the one without.
+/// The alternative that is meant: each key, in the order of the file, leaves those that know it, so that what is told is the
+/// key that does not go with those before it. When several are left, the one whose mark is there, else the one without.
 fn choose<'d>(entries: &[Entry], definition: &'d Definition) -> Option<&'d Mapping> {
-    let mut mappings = definition.shapes.iter().filter_map(|shape| match shape {
-        Shape::Mapping(mapping) => Some(*mapping),
-        _ => None,
-    });
-    mappings.find(|mapping| mapping.mark.is_empty() || entries.iter().any(|entry| entry.key == mapping.mark))
+    let mut left: Vec<&'d Mapping> = Vec::new();
+    for shape in definition.shapes {
+        if let Shape::Mapping(mapping) = shape {
+            left.push(mapping);
+        }
+    }
+    for entry in entries {
+        if left.len() == 1 {
+            break;
+        }
+        let knows = |mapping: &&Mapping| mapping.others.is_some() || mapping.keys.iter().any(|key| key.name == entry.key);
+        if left.iter().any(|mapping| knows(&mapping)) {
+            left.retain(|mapping| knows(&mapping));
+        }
+    }
+    let marked = left.iter().find(|mapping| mapping.mark.is_empty() || entries.iter().any(|entry| entry.key == mapping.mark));
+    marked.or(left.first()).copied()
 }
 
 fn check_mapping(node: &Node, mapping: &Mapping, scope: Scope, path: &str, report: &mut Report<'_>) {
@@ -204,6 +217,13 @@ fn check_scalar(node: &Node, scalar: &Scalar, definition: &Definition, scope: Sc
             for (expression, offset) in expressions {
                 if let Err(error) = expression.check(&scope.contexts(), &scope.functions()) {
                     refuse_name(node, &text, &expression, error, offset, scope, path, report);
+                }
+                // Only the condition of a job names other jobs in these; a step's status is that of its job so far.
+                let given = expression.calls().into_iter().find(|call| call.function.is_status() && call.arguments > 0);
+                if let Some(call) = given.filter(|_| scope.has(Scope::STEPS)) {
+                    let place = place(node, &text, Span::new(call.span.start + offset, call.span.end + offset), report);
+                    let help = "write it without: in a step it tells how the job stands; in a job's `if:` it may name jobs";
+                    report.language(place, path, format!("too many parameters supplied: '{}'", call.function), help);
                 }
             }
         }

@@ -38,14 +38,21 @@ const SUBJECTS: &[&str] = &[
     "id-token",
 ];
 
-/// A level for each subject; what is not listed is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Permissions(Vec<(String, Level)>);
+/// A level for each subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Permissions {
+    listed: Vec<(String, Level)>,
+    /// Of subjects that are not listed: newer ones, which messages about the words leave out.
+    rest: Level,
+}
 
 impl Permissions {
     /// What `permissions:` says: a word, or a mapping in which what is missing is none.
     pub(crate) fn of(node: &Node) -> Permissions {
-        let all = |level| Permissions(SUBJECTS.iter().map(|subject| ((*subject).to_owned(), level)).collect());
+        let all = |level| {
+            let listed = SUBJECTS.iter().map(|subject| ((*subject).to_owned(), level)).collect();
+            Permissions { listed, rest: level }
+        };
         match node.text().as_deref() {
             Some("read-all") => return all(Level::Read),
             Some("write-all") => return all(Level::Write),
@@ -57,7 +64,8 @@ impl Permissions {
             _ => Level::None,
         };
         let entries = node.entries().iter();
-        Permissions(entries.filter_map(|entry| Some((entry.key.clone(), level(&entry.value.text()?)))).collect())
+        let listed = entries.filter_map(|entry| Some((entry.key.clone(), level(&entry.value.text()?)))).collect();
+        Permissions { listed, rest: Level::None }
     }
 
     /// What holds where a workflow says nothing.
@@ -67,16 +75,17 @@ impl Permissions {
             DefaultPermissions::Read if matches!(subject, "contents" | "packages") => Level::Read,
             DefaultPermissions::Read => Level::None,
         };
-        Permissions(SUBJECTS.iter().map(|subject| ((*subject).to_owned(), level(subject))).collect())
+        let listed = SUBJECTS.iter().map(|subject| ((*subject).to_owned(), level(subject))).collect();
+        Permissions { listed, rest: level("") }
     }
 
     fn level(&self, subject: &str) -> Level {
-        self.0.iter().find(|(name, _)| name == subject).map_or(Level::None, |(_, level)| *level)
+        self.listed.iter().find(|(name, _)| name == subject).map_or(self.rest, |(_, level)| *level)
     }
 
     /// What of this goes beyond `allowed`: the excess and what was allowed instead, as texts. `None` when nothing does.
     pub(crate) fn beyond(&self, allowed: &Permissions) -> Option<(String, String)> {
-        let excess: Vec<_> = self.0.iter().filter(|(subject, level)| *level > allowed.level(subject)).collect();
+        let excess: Vec<_> = self.listed.iter().filter(|(subject, level)| *level > allowed.level(subject)).collect();
         let list = |level: &dyn Fn(&(String, Level)) -> Level| {
             excess.iter().map(|pair| format!("{}: {}", pair.0, level(pair).as_str())).collect::<Vec<_>>().join(", ")
         };

@@ -115,6 +115,18 @@ pub struct CallScope {
     pub inputs: Value,
     /// The prefix of all jobs that a failure of this one cancels; `None` without a matrix, or when it is not to fail fast.
     pub fail_fast: Option<String>,
+    /// How many cells of its caller's matrix may be at work at once; `None` when nothing bounds them.
+    #[serde(default)]
+    pub gate: Option<Gate>,
+}
+
+/// `max-parallel:` of a job that calls: what its cells share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The calling job.
+    pub caller: JobKey,
+    /// The most cells at once, at least 1.
+    pub most: u32,
 }
 
 /// A calling job whose called jobs are in the run: it waits for them, and ends as they ended.

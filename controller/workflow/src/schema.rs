@@ -72,6 +72,7 @@ define! {
     WORKFLOW: Scope::NONE => [keys![
         required("on", &ON),
         key("name", &TEXT),
+        key("description", &TEXT),
         key("run-name", &RUN_NAME),
         key("defaults", &WORKFLOW_DEFAULTS),
         key("env", &WORKFLOW_ENV),
@@ -158,7 +159,8 @@ define! {
             key("snapshot", &SNAPSHOT),
         ],
     ];
-    CALL_WITH: Scope::CELL => [keys![others &SCALAR]];
+    CALL_WITH: Scope::NONE => [keys![others &CELL_SCALAR]];
+    CELL_SCALAR: Scope::CELL => [Shape::Text, Shape::Bool, Shape::Number];
     CALL_SECRETS: Scope::NONE => [Shape::Word(&["inherit"]), keys![others &CALL_SECRET]];
     CALL_SECRET: Scope::CELL.and(Scope::SECRETS) => [Shape::Text, Shape::Bool, Shape::Number];
     JOB_IF: Scope::NEEDED.and(Scope::STATUS) => [Shape::Condition];
@@ -313,7 +315,7 @@ define! {
     STEP_MAP: Scope::STEP => [keys![others &TEXT]];
     STEP_IF: Scope::RUNNING.and(Scope::STATUS).and(Scope::HASH) => [Shape::Condition];
 
-    CALL_INPUTS: Scope::NONE => [Shape::Null, keys![others &CALL_INPUT]];
+    CALL_INPUTS: Scope::NONE => [keys![others &CALL_INPUT]];
     CALL_INPUT: Scope::NONE => [keys![
         required("type", &CALL_INPUT_TYPE),
         key("description", &TEXT),
@@ -322,9 +324,9 @@ define! {
     ]];
     CALL_INPUT_TYPE: Scope::NONE => [Shape::Word(&["string", "boolean", "number"])];
     CALL_INPUT_DEFAULT: Scope::RUN => [Shape::Text, Shape::Bool, Shape::Number];
-    CALL_DECLARED_SECRETS: Scope::NONE => [Shape::Null, keys![others &CALL_DECLARED_SECRET]];
+    CALL_DECLARED_SECRETS: Scope::NONE => [keys![others &CALL_DECLARED_SECRET]];
     CALL_DECLARED_SECRET: Scope::NONE => [Shape::Null, keys![key("description", &TEXT), key("required", &BOOL)]];
-    CALL_OUTPUTS: Scope::NONE => [Shape::Null, keys![others &CALL_OUTPUT]];
+    CALL_OUTPUTS: Scope::NONE => [keys![others &CALL_OUTPUT]];
     CALL_OUTPUT: Scope::NONE => [keys![key("description", &TEXT), required("value", &CALL_OUTPUT_VALUE)]];
     CALL_OUTPUT_VALUE: Scope::RUN.and(Scope::JOBS) => [Shape::Text];
     DISPATCH_INPUTS: Scope::NONE => [Shape::Null, keys![others &DISPATCH_INPUT]];

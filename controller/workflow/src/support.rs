@@ -246,8 +246,8 @@ pub(crate) fn check_inputs(action: &BuiltIn, step: &Node, path: &str, report: &m
         let below = parse::join(&format!("{path}.with"), &entry.key);
         let Some(input) = action.input(&entry.key) else {
             let names: Vec<&str> = action.inputs.iter().map(|input| input.name).collect();
-            let message = format!("`{}` has no input `{}`", action.name, entry.key);
-            report.unsupported(entry.key_at.clone(), &below, message, format!("its inputs are: {}", names.join(", ")));
+            let message = format!("`{}` has no input `{}`: it is ignored", action.name, entry.key);
+            report.warning(entry.key_at.clone(), &below, message, format!("remove it; its inputs are: {}", names.join(", ")));
             continue;
         };
         let value = entry.value.text().unwrap_or_default();

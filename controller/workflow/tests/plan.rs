@@ -276,13 +276,39 @@ fn what_breaks_the_language_is_refused_with_its_place() {
         ("    steps:\n    - {run: a, id: x}\n    - {run: b, id: X}\n", (7, 20), "more than once"),
         ("    steps:\n    - {run: a, id: 1x}\n", (6, 20), "invalid"),
         ("    steps:\n    - {run: a, shell: }\n", (6, 21), "unexpected value ''"),
-        ("    steps:\n    - {run: a, uses: b/c@d}\n", (6, 8), "unexpected value 'run'"),
+        ("    steps:\n    - {run: a, uses: b/c@d}\n", (6, 16), "unexpected value 'uses'"),
         ("    strategy: {matrix: {v: []}}\n", (5, 28), "does not contain any values"),
         ("    strategy: {matrix: {v: [1], exclude: [{w: 1}]}}\n", (5, 16), "exclude key 'w'"),
         ("    runs-on: y\n", (5, 5), "'runs-on' is already defined"),
     ] {
         refused(&job(body), Language, place, message);
     }
+    for (body, place, message) in [
+        ("    uses: ./x.yml\n", (5, 5), "unexpected value 'uses'"),
+        ("    steps:\n    - {run: a, if: failure('b')}\n", (6, 20), "too many parameters"),
+        ("    container: {options: x}\n", (5, 16), "image cannot be empty"),
+        ("    services: {db: {ports: [80]}}\n", (5, 20), "image cannot be empty"),
+        ("    steps:\n    - {uses: b/c@d, run: a}\n", (6, 21), "unexpected value 'run'"),
+    ] {
+        refused(&job(body), Language, place, message);
+    }
+    for (on, place, message) in [
+        ("{release: {types: }}", (1, 21), "unexpected value ''"),
+        ("{create: {}}", (1, 14), "a mapping was not expected"),
+        ("{repository_dispatch: {types: a}}", (1, 35), "unexpected value 'a'"),
+        ("{workflow_call: {inputs: }}", (1, 28), "unexpected value ''"),
+        ("{workflow_dispatch: {inputs: {a: {type: choice}}}}", (1, 38), "missing `options`"),
+        ("{workflow_dispatch: {inputs: {a: {options: [b]}}}}", (1, 38), "goes with the type choice"),
+        ("{workflow_dispatch: {inputs: {a: {type: boolean, default: maybe}}}}", (1, 63), "'maybe' as the default of a boolean"),
+    ] {
+        refused(&format!("on: {on}\njobs: {{a: {{runs-on: x}}}}\n"), Language, place, message);
+    }
+    let call = "on: push\njobs: {a: {uses: b/c/.github/workflows/d.yml@v1, with: \"${{ github.x }}\"}}\n";
+    refused(call, Language, (2, 57), "not allowed in this context");
+    refused("on: push\njobs: {b: {runs-on: x}, a: {runs-on: x, needs: [b, b]}, a: {runs-on: x}}\n", Language, (2, 57), "already defined");
+    let long = "x".repeat(100);
+    refused(&format!("on: push\njobs: {{{long}: {{runs-on: x}}}}\n"), Language, (2, 8), "longer than 99");
+    refused(&format!("on: push\nconcurrency: {}\njobs: {{a: {{runs-on: x}}}}\n", "g".repeat(401)), Language, (2, 14), "at most 400");
     refused("on: push\njobs: {a: {runs-on: x, needs: [b]}, b: {runs-on: x, needs: [a]}, c: {runs-on: x}}", Language, (2, 32), "cycle");
     refused("on: push\njobs: {a: {runs-on: x, needs: [b]}, c: {runs-on: x}}", Language, (2, 32), "unknown job 'b'");
     refused(&job("    strategy: {matrix: {v: [{a: 1, A: 2}]}}\n"), Language, (5, 36), "already defined");
@@ -307,7 +333,6 @@ fn what_caisson_does_not_support_is_refused_with_its_place() {
         ("    steps:\n    - {run: dir, shell: perl}\n", (6, 25), "`perl` is no shell"),
         ("    steps:\n    - {run: a, background: true}\n", (6, 16), "`background`"),
         ("    steps:\n    - {uses: actions/setup-python@v5, with: {freethreaded: true}}\n", (6, 46), "free-threaded"),
-        ("    steps:\n    - {uses: actions/checkout@v4, with: {nope: v1}}\n", (6, 42), "no input `nope`"),
         ("    steps:\n    - {run: a, env: \"${{ fromJSON('{}') }}\"}\n", (6, 21), "in place of the whole mapping"),
         ("    steps:\n    - {run: a, timeout-minutes: 0}\n", (6, 33), "no time limit"),
     ] {
@@ -361,10 +386,10 @@ fn findings_read_well() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let text = "on: push\npermissions: write-all\nconcurrency: x\njobs:\n  a:\n    runs-on: x\n    environment: prod\n    steps:\n    - {uses: actions/setup-python@v5, with: {cache: pip}}\n";
+    let text = "on: push\npermissions: write-all\nconcurrency: x\njobs:\n  a:\n    runs-on: x\n    environment: prod\n    steps:\n    - {uses: actions/setup-python@v5, with: {cache: pip, nope: v1}}\n";
     let plan = planned(text);
     let constructs: Vec<&str> = plan.warnings.iter().map(|warning| warning.construct.as_str()).collect();
-    assert_eq!(constructs, ["permissions", "jobs.a.environment"]);
+    assert_eq!(constructs, ["permissions", "jobs.a.environment", "jobs.a.steps[0].with.nope"]);
     assert!(planned("on: push\npermissions: {contents: read}\njobs: {a: {runs-on: x}}").warnings.is_empty());
     let paths = planned("on: {push: {paths: ['**.py']}}\njobs: {a: {runs-on: x}}");
     assert!(paths.warnings[0].message.contains("`paths` is not applied"));

@@ -166,8 +166,7 @@ impl Engine {
     fn tries_again(&self, id: JobId, outcome: Outcome) -> bool {
         let Some(run) = self.state.runs.get(&id.run) else { return false };
         let Some(job) = run.job(id) else { return false };
-        let rule = run.terms.retry.iter().find(|(key, _)| *key == job.key);
-        rule.is_some_and(|(_, retry)| retry.on.contains(&outcome) && job.retried.len() < retry.times as usize)
+        run.terms.retry_of(&job.key).is_some_and(|retry| retry.on.contains(&outcome) && job.retried.len() < retry.times as usize)
     }
 
     pub(super) fn give_back(&mut self, hold: Hold, reason: &str) -> Decision {

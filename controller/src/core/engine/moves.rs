@@ -73,8 +73,12 @@ impl Engine {
     /// A group that waits and whose needs have all ended.
     fn ready(&self, id: RunId) -> Option<(JobId, PlannedJob, IndexMap<String, Need>)> {
         let run = self.state.runs.get(&id)?;
+        let held = run.held_back();
         run.groups.iter().find_map(|group| {
             let waiting = run.cells(group).find(|job| job.life == Life::Waiting)?;
+            if group.planned.scope.as_ref().is_some_and(|scope| held.contains(scope.prefix.as_str())) {
+                return None;
+            }
             let needs = group.planned.needs.iter().map(|key| Some((key.0.clone(), run.need(key)?)));
             Some((waiting.id, group.planned.clone(), needs.collect::<Option<_>>()?))
         })
