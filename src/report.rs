@@ -128,6 +128,11 @@ impl Failure {
         text
     }
 
+    /// The failure without what is wrong in which file: one line.
+    pub(crate) fn short(&self) -> String {
+        format!("{} {}", style("error:").for_stderr().red().bold(), self.chain.join(": "))
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         Exit::of_fault(self.fault)

@@ -11,6 +11,7 @@ use caisson_workflow::Overview;
 use crate::cli::Selection;
 use crate::config::Environment;
 use crate::git::{Facts, GitError, Repository, Since};
+use crate::plans::Refused;
 use crate::references;
 use crate::report::{Explained, Failure};
 use crate::{generated, machine, project};
@@ -38,6 +39,10 @@ pub(crate) struct Chosen {
     pub(crate) submissions: Vec<Submission>,
     /// What a person should know about the choice.
     pub(crate) notes: Vec<String>,
+    /// Whether the workflows were named, so that they are to run together or not at all.
+    pub(crate) named: bool,
+    /// Workflows that are none, where the rest may run without them.
+    pub(crate) refused: Option<Refused>,
 }
 
 /// Nothing can be chosen.
@@ -162,16 +167,31 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
             }
         }
     }
-    if refused > 0 {
+    let named = !selection.workflows.is_empty();
+    if refused > 0 && (named || candidates.is_empty()) {
         return Err(SelectionError::Refused { count: refused, findings }.into());
     }
+    let refused = (refused > 0).then(|| Refused::unread(refused, findings));
+    // Whatever is there means: what work on this branch starts. A release is not made by the way.
+    let of_branches = !named
+        && selection.event.is_none()
+        && selection.jobs.is_empty()
+        && candidates.iter().any(|candidate| !candidate.overview.branch_events.is_empty());
     let repository = Repository::of(&checkout).map_err(SelectionError::Git)?;
     let facts = Facts::of(&checkout, repository.as_ref(), actor(environment)).map_err(SelectionError::Git)?;
     let files = library(&checkout);
     let mut submissions = Vec::new();
     let mut started: Vec<&Candidate> = Vec::new();
     for candidate in &candidates {
-        match event_of(&candidate.overview.events, selection.event.as_deref()) {
+        if of_branches && candidate.overview.branch_events.is_empty() {
+            notes.push(format!(
+                "{} does not run: no push or pull request of a branch starts it (its events: {}); -W runs it",
+                candidate.file,
+                candidate.overview.events.join(", ")
+            ));
+            continue;
+        }
+        match event_of(&candidate.overview, selection.event.as_deref()) {
             Some(event) => {
                 started.push(candidate);
                 let changes = changes(selection, repository.as_ref(), &event)?;
@@ -220,7 +240,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
         // A workflow that has none of the jobs has nothing to do; an empty list would mean all of them.
         submissions.retain(|submission| !submission.jobs.is_empty());
     }
-    Ok(Chosen { checkout, repository, submissions, notes })
+    Ok(Chosen { checkout, repository, submissions, notes, named, refused })
 }
 
 /// The files that changed since the commit that was named; `None` without one.
@@ -250,11 +270,14 @@ fn context(selection: &Selection, facts: &Facts, event: &str) -> serde_json::Val
 }
 
 /// The event that a workflow is to be started with: the one asked for if the workflow has it; else the likeliest one.
-fn event_of(events: &[String], asked: Option<&str>) -> Option<String> {
-    let has = |event: &&str| events.iter().any(|other| other == event);
+fn event_of(overview: &Overview, asked: Option<&str>) -> Option<String> {
+    let among = |events: &[String], event: &str| events.iter().find(|other| *other == event).cloned();
     match asked {
-        Some(event) => Some(event).filter(has).map(str::to_owned),
-        None => ["push", "pull_request", "workflow_dispatch", "schedule"].into_iter().find(has).map(str::to_owned),
+        Some(event) => among(&overview.events, event),
+        None => ["push", "pull_request"]
+            .into_iter()
+            .find_map(|event| among(&overview.branch_events, event))
+            .or_else(|| ["push", "workflow_dispatch", "schedule"].into_iter().find_map(|event| among(&overview.events, event))),
     }
 }
 
@@ -352,9 +375,11 @@ pub(crate) fn every(selection: &Selection, environment: &Environment) -> Result<
     let submission = |found: WorkflowFile| {
         // A text that is none is refused by the plan, as an empty one.
         let text = found.text.unwrap_or_default();
-        let events = caisson_workflow::events(&text, &found.file).map(|overview| overview.events).unwrap_or_default();
-        let asked = event_of(&events, selection.event.as_deref()).or_else(|| selection.event.clone());
-        let event = asked.or_else(|| event_of(&events, None)).or_else(|| events.first().cloned()).unwrap_or_else(|| "push".to_owned());
+        let overview = caisson_workflow::events(&text, &found.file).ok();
+        let likeliest = |asked| overview.as_ref().and_then(|overview| event_of(overview, asked));
+        let asked = likeliest(selection.event.as_deref()).or_else(|| selection.event.clone());
+        let first = || overview.as_ref().and_then(|overview| overview.events.first().cloned());
+        let event = asked.or_else(|| likeliest(None)).or_else(first).unwrap_or_else(|| "push".to_owned());
         Ok(Submission {
             file: found.file,
             text,
@@ -424,11 +449,36 @@ mod tests {
 
     #[test]
     fn every_workflow_runs_with_its_likeliest_event() {
-        let result = choose_in(&[("b.yaml", BY_HAND), ("a.yml", BOTH), ("c.txt", "")], Selection::default()).unwrap();
+        let pull = BOTH.replace("[pull_request, push]", "{push: {tags: ['v*']}, pull_request: {}}");
+        let result = choose_in(&[("b.yaml", &pull), ("a.yml", BOTH), ("c.txt", "")], Selection::default()).unwrap();
         assert_eq!(
             chosen(&result),
-            [(".github/workflows/a.yml".into(), "push".into()), (".github/workflows/b.yaml".into(), "workflow_dispatch".into())]
+            [(".github/workflows/a.yml".into(), "push".into()), (".github/workflows/b.yaml".into(), "pull_request".into())]
         );
+        let result = choose_in(&[("b.yml", BY_HAND)], Selection::default()).unwrap();
+        assert_eq!(chosen(&result), [(".github/workflows/b.yml".into(), "workflow_dispatch".into())]);
+    }
+
+    #[test]
+    fn what_no_branch_starts_runs_by_name_only() {
+        let release = BOTH.replace("[pull_request, push]", "{push: {tags: ['v*']}}");
+        let files = [("a.yml", BOTH), ("b.yml", BY_HAND), ("r.yml", release.as_str())];
+        let result = choose_in(&files, Selection::default()).unwrap();
+        assert_eq!(chosen(&result), [(".github/workflows/a.yml".into(), "push".into())]);
+        assert!(result.notes.iter().any(|note| note.contains("r.yml does not run")), "{:?}", result.notes);
+        let result = choose_in(&files, Selection { workflows: vec!["r.yml".into()], ..Selection::default() }).unwrap();
+        assert_eq!(chosen(&result), [(".github/workflows/r.yml".into(), "push".into())]);
+        let result = choose_in(&files, Selection { jobs: vec!["b".into()], ..Selection::default() }).unwrap();
+        assert_eq!(chosen(&result), [(".github/workflows/b.yml".into(), "workflow_dispatch".into())]);
+    }
+
+    #[test]
+    fn a_text_that_is_no_workflow_stops_the_others_only_where_it_was_named() {
+        let files = [("a.yml", BOTH), ("z.yml", "on: [push\n")];
+        let result = choose_in(&files, Selection::default()).unwrap();
+        assert!(chosen(&result).len() == 1 && result.refused.is_some());
+        let named = Selection { workflows: vec!["a.yml".into(), "z.yml".into()], ..Selection::default() };
+        assert_eq!(choose_in(&files, named).unwrap_err().fault, Fault::User);
     }
 
     #[test]

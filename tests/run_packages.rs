@@ -125,6 +125,29 @@ fn a_step_that_installs_and_does_more_runs_in_two() {
 }
 
 #[test]
+fn packages_that_cannot_be_told_ahead_are_there_while_a_step_without_secrets_runs() {
+    if !pip() {
+        return;
+    }
+    let index = Index::open(Some(PASSWORD), Trick::None);
+    let place = Place::new();
+    let workflow = |env: &str| {
+        format!(
+            "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    {env}\n    steps:\n      - name: Tests\n        run: |\n          for name in demo; do python3 -m pip install --no-input --retries 0 --target \"$RUNNER_TEMP/t\" $name; done\n          PYTHONPATH=$RUNNER_TEMP/t python3 -c 'import demo; print(\"demo\", demo.x)'\n"
+        )
+    };
+    place.write(".github/workflows/t.yml", &workflow("env: {}"));
+    let open = run(&place, &index, &[]);
+    open.expect(0);
+    assert!(open.log("a").contains("demo 1"), "{}", open.told());
+    // The control: where the job has a secret, the same step reaches nothing, and says so.
+    place.write(".github/workflows/t.yml", &workflow("env: { TOKEN: \"${{ secrets.TOKEN }}\" }"));
+    let closed = run(&place, &index, &[]);
+    closed.expect(1);
+    assert!(closed.errors.contains("sees secrets (TOKEN), so it gets no network"), "{}", closed.errors);
+}
+
+#[test]
 fn credentials_of_a_private_index_are_nowhere_inside() {
     if !pip() {
         return;

@@ -181,20 +181,6 @@ fn what_is_not_supported_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn one_refused_workflow_stops_them_all() {
-    let place = Place::with("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: 'true' }]\n");
-    place.write(
-        ".github/workflows/b.yml",
-        "on: push\njobs:\n  b:\n    runs-on: ubuntu-latest\n    container: alpine\n    steps: [{ run: 'true' }]\n",
-    );
-    let run = place.run(&[]);
-    run.expect(2);
-    assert!(run.objects.is_empty() && run.errors.contains("b.yml:5:"), "{}", run.told());
-    let run = place.run(&["-W", "t.yml"]);
-    run.expect(0);
-}
-
-#[test]
 fn several_workflows_run_and_the_worst_of_them_is_the_last_line() {
     let place = Place::with("name: Good\non: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: 'true' }]\n");
     place
@@ -208,6 +194,32 @@ fn several_workflows_run_and_the_worst_of_them_is_the_last_line() {
     let ends: Vec<_> = run.objects.iter().rev().take(2).map(|o| (o["type"].as_str().unwrap(), o["name"].as_str().unwrap())).collect();
     assert_eq!(ends, [("run", "Bad"), ("run", "Good")], "{}", run.told());
     assert!(run.errors.contains("c.yml does not run"), "{}", run.errors);
+}
+
+const SOUND: &str = "name: Good\non: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: 'true' }]\n";
+const PUBLISHING: &str = "name: Publish\non: push\njobs:\n  p:\n    runs-on: ubuntu-latest\n    steps: [{ uses: 'acme/publish@v1' }]\n  q:\n    runs-on: ubuntu-latest\n    steps: [{ run: 'true' }]\n";
+
+#[test]
+fn a_refused_workflow_stops_the_others_only_where_it_was_named() {
+    let place = Place::with(SOUND);
+    place.write(".github/workflows/publish.yml", PUBLISHING);
+    let run = place.run(&[]);
+    run.expect(2);
+    assert!(run.errors.contains("1 of 2 workflows were refused; the rest runs"), "{}", run.errors);
+    assert!(run.objects.iter().any(|o| o["type"] == "run" && o["name"] == "Good" && o["outcome"] == "success"), "{}", run.told());
+    let run = place.run(&["-W", "t.yml", "-W", "publish.yml"]);
+    run.expect(2);
+    assert!(run.errors.contains("nothing was run") && run.objects.is_empty(), "{}", run.told());
+}
+
+#[test]
+fn a_job_that_was_chosen_runs_whatever_the_others_cannot_do() {
+    let place = Place::with(PUBLISHING);
+    let run = place.run(&[]);
+    run.expect(2);
+    assert!(run.errors.contains("-j q"), "{}", run.errors);
+    place.run(&["-j", "q"]).expect(0);
+    place.run(&["-j", "p"]).expect(2);
 }
 
 #[test]

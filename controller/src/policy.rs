@@ -7,7 +7,8 @@
 //! A step gets no network. A step whose script does nothing but install Python packages (see [`install`]) reaches the
 //! package index, and loses the secrets that its job or workflow put into every step's environment: what it runs is
 //! written by strangers. A step that names a secret itself gets no network by default, install step or not. A step that installs and
-//! does more runs in two (`split`).
+//! does more runs in two (`split`); where what it installs cannot be told ahead, it reaches the index if it sees no secret at all, as
+//! whoever writes it could have done the same in an install step.
 
 mod apt;
 mod clones;
@@ -63,10 +64,11 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     let (rules, known) = if foreign { (&strangers, &nothing) } else { (rules, known) };
     let clone = rules.clone_of(&plan.contexts.github);
     let own = plan.contexts.github["repository"].as_str().unwrap_or_default().to_owned();
-    let mut admission = Admission { rules, known, clone, own, told: BTreeSet::new(), findings: Vec::new() };
+    let mut admission = Admission { rules, known, clone, own, around: BTreeSet::new(), told: BTreeSet::new(), findings: Vec::new() };
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
     plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
+        admission.around.clone_from(&inherited);
         job.steps = admission.steps([&workflow, &file], key, std::mem::take(&mut job.steps), &inherited);
     });
     if let Some(bound) = &rules.workflow.permissions {
@@ -87,6 +89,8 @@ struct Admission<'r> {
     clone: Option<(Destination, Vec<AddressRange>)>,
     /// The run's repository.
     own: String,
+    /// The secrets that every step of the job at hand sees, those of its actions among them.
+    around: BTreeSet<String>,
     told: BTreeSet<String>,
     findings: Vec<Diagnostic>,
 }
@@ -306,11 +310,21 @@ impl Admission<'_> {
                     "default: installs packages".to_owned()
                 }
                 Reading::Other => return closed,
+                Reading::Mixed { .. } if own.is_empty() && self.around.is_empty() && self.rules.network.split != Some(false) => {
+                    let named = install::presets(&script.0);
+                    wanted.retain(|preset| named.contains(preset));
+                    if wanted.is_empty() {
+                        return closed;
+                    }
+                    "default: installs packages and does more, and sees no secret".to_owned()
+                }
                 Reading::Mixed { because } => {
+                    let names = own.union(&self.around).cloned().collect::<Vec<_>>().join(", ");
+                    let knows = if names.is_empty() { String::new() } else { format!(" and sees secrets ({names})") };
                     self.warn(
                         &step.location,
                         construct,
-                        format!("the step installs packages and does more ({because}), so it gets no network"),
+                        format!("the step installs packages and does more ({because}){knows}, so it gets no network"),
                         "put the installing commands into a step of their own; that step reaches the package index by default",
                     );
                     return closed;

@@ -42,6 +42,8 @@ struct Prepared {
     output: Output,
     artifacts: Destination,
     learning: Option<Learning>,
+    /// Workflows that do not run while the others do.
+    refused: Option<Failure>,
 }
 
 /// Where what a run wanted is to be written, and what was allowed before.
@@ -87,8 +89,11 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     }
     policy.warning.iter().for_each(|warning| report::warn(warning));
     // All of them before the first is submitted: a command either runs everything that it names or nothing.
+    let (submissions, refused) = (chosen.submissions, chosen.refused);
     let known: BTreeSet<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
-    plans::admit(&chosen.submissions, &policy.rules, &mirror::read(config)?, Some(&known))?;
+    let (submissions, refused) = plans::admit(submissions, refused, chosen.named, &policy.rules, &mirror::read(config)?, &known)?;
+    let refused = refused.map(Failure::from);
+    refused.iter().for_each(|refused| report::say(&refused.render()));
     let state = State::of_checkout(&config.state_dir.value, &chosen.checkout)?;
     state.prune()?;
     sweep(&config.state_dir.value, &launcher);
@@ -97,7 +102,7 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     let mut host = machine::rules_for_jobs(config, environment, &state.agent);
     machine::indexes(&mut host, config, &arguments.indexes)?;
     let setup = AgentSetup { name: "local".to_owned(), slots: config.slots(), labels: Vec::new(), state_dir: state.agent.clone(), host };
-    let submissions = chosen.submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
+    let submissions = submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
     let mirror = mirror::folder(config);
     let artifacts = match arguments.artifacts {
         Some(directory) => Destination::Named(directory),
@@ -115,6 +120,7 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
         output: arguments.output,
         artifacts,
         learning,
+        refused,
     })
 }
 
@@ -130,7 +136,7 @@ fn sweep(root: &std::path::Path, launcher: &Launcher) {
 }
 
 async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
-    let Prepared { submissions, snapshot, mirror, state, rules, secrets, setup, launcher, output, artifacts, learning } = prepared;
+    let Prepared { submissions, snapshot, mirror, state, rules, secrets, setup, launcher, output, artifacts, learning, refused } = prepared;
     let mut interrupts = Interrupts::catch()?;
     let secrets = Secrets::new(vec![Box::new(Given::new(secrets))]);
     let service = embedded::controller(state.controller.clone(), mirror, rules, secrets).await?;
@@ -154,7 +160,14 @@ async fn carry_out(prepared: Prepared) -> Result<Exit, Failure> {
                 learnt(&service, &runs, &learning).await?;
             }
             service.close().await;
-            left.map(|()| exit)
+            left.map(|()| match &refused {
+                // Where nothing else went wrong, this is what did.
+                Some(refused) if exit == Exit::PASSED => {
+                    report::say(&refused.short());
+                    refused.exit()
+                }
+                _ => exit,
+            })
         }
         // The launcher ends every sandbox when this process is gone.
         Ok(Followed::Killed) => Ok(Exit::CANCELLED),

@@ -43,27 +43,43 @@ async fn hand_in(arguments: &cli::Submit, way: &Way, chosen: Chosen, snapshot: S
     let digest = snapshot.digest;
     embedded::put(&client, snapshot).await?;
     let mut runs = Vec::new();
+    let mut refused: Option<Failure> = chosen.refused.map(Failure::from);
+    refused.iter().for_each(|refused| report::say(&refused.render()));
     for submission in chosen.submissions {
         let file = submission.file.clone();
-        let submitted = embedded::submit(&client, Submission { source: Some(digest), priority: arguments.priority, ..submission }).await?;
+        let submitted = embedded::submit(&client, Submission { source: Some(digest), priority: arguments.priority, ..submission }).await;
+        let submitted = match submitted.map_err(Failure::from) {
+            Ok(submitted) => submitted,
+            // The others are as good as they were: one that was not named does not stop them.
+            Err(failure) if !failure.findings.is_empty() && !chosen.named => {
+                report::say(&failure.render());
+                refused = Some(failure);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         submitted.warnings.iter().for_each(|finding| report::say(report::finding_text(finding).trim_end()));
         runs.push((submitted.run, file));
+    }
+    let exit = refused.as_ref().map_or(Exit::PASSED, Failure::exit);
+    if runs.is_empty() {
+        return Ok(exit);
     }
     if !arguments.follow {
         if arguments.output.json {
             let object =
                 |(run, file): &(_, _)| format!("{}\n", serde_json::json!({ "type": "run", "id": run, "file": file, "state": "queued" }));
-            return Ok(report::print(&runs.iter().map(object).collect::<String>()));
+            return Ok(report::print(&runs.iter().map(object).collect::<String>()).worst(exit));
         }
         let text: String = runs.iter().map(|(run, file)| format!("run {run}  {file}\n")).collect();
-        return Ok(report::print(&text));
+        return Ok(report::print(&text).worst(exit));
     }
     let runs: Vec<_> = runs.into_iter().map(|(run, _)| run).collect();
     let mut view = view::of(&arguments.output);
     let broken = std::future::pending();
     let artifacts = arguments.artifacts.clone().map_or(Destination::Nowhere, Destination::Named);
     match follow::follow(Arc::new(client), &runs, view.as_mut(), &mut interrupts, broken, &artifacts).await? {
-        Followed::Ended(exit) => Ok(exit),
+        Followed::Ended(ended) => Ok(if ended == Exit::PASSED { exit } else { ended }),
         Followed::Killed => Ok(Exit::CANCELLED),
     }
 }

@@ -40,7 +40,7 @@ impl Version {
         let word = tail.trim_start_matches('-');
         let prerelease = match word {
             "" => false,
-            _ if ["a", "b", "rc", "c", "alpha", "beta", "dev"].iter().any(|mark| word.starts_with(mark)) => true,
+            _ if ["a", "b", "rc", "c", "alpha", "beta", "dev"].iter().any(|mark| word.strip_prefix(mark).is_some_and(is_number)) => true,
             _ => return None,
         };
         match parts[..] {
@@ -49,6 +49,11 @@ impl Version {
             _ => None,
         }
     }
+}
+
+/// The rest of a prerelease's mark: `2`, `.1`, nothing. `python3.11-config` is no interpreter of a release candidate.
+fn is_number(rest: &str) -> bool {
+    rest.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 /// What a workflow asks for.
@@ -357,6 +362,7 @@ mod tests {
         for (text, expected) in [
             ("3.11.7", Some("3.11.7")),
             ("3.14.0a2", Some("3.14.0 (prerelease)")),
+            ("3.11-config", None),
             ("3.13t-dev", Some("3.13 (prerelease) (free-threaded)")),
             ("myenv", None),
             ("3", None),

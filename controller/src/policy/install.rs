@@ -96,21 +96,26 @@ pub(super) fn prepares(command: &Command) -> bool {
     !apt::is_apt(command) && is_understood(command) && !command.words.first().is_some_and(speaks)
 }
 
-/// Whether somebody who reads the script would say that it installs packages: two words in a row, whatever is around them.
+/// Whether somebody who reads the script would say that it installs packages: a runner's name, or two words in a row, whatever is
+/// around them.
 fn mentions_installing(script: &str) -> bool {
     script.lines().map(|line| line.split(" #").next().unwrap_or_default()).filter(|line| !line.trim_start().starts_with('#')).any(|line| {
         let words: Vec<&str> =
             line.split(|c: char| c.is_whitespace() || "();&|`$\"'".contains(c)).filter(|word| !word.is_empty()).collect();
-        words.windows(2).any(|pair| {
-            let tool = pair[0].rsplit('/').next().unwrap_or_default();
-            match tool {
-                "uv" => matches!(pair[1], "pip" | "sync" | "add"),
-                "npm" => matches!(pair[1], "ci" | "install"),
-                "yarn" | "pnpm" => pair[1] == "install",
-                "poetry" | "pipenv" => matches!(pair[1], "install" | "sync"),
-                tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
-            }
-        })
+        words.iter().any(|word| matches!(*word, "tox" | "nox" | "uvx" | "pip-sync"))
+            || words.windows(2).any(|pair| {
+                let tool = pair[0].rsplit('/').next().unwrap_or_default();
+                match tool {
+                    "uv" => matches!(pair[1], "pip" | "sync" | "add" | "run"),
+                    "hatch" => matches!(pair[1], "run" | "test"),
+                    "pdm" => matches!(pair[1], "install" | "sync"),
+                    "pipx" => matches!(pair[1], "install" | "run"),
+                    "npm" => matches!(pair[1], "ci" | "install"),
+                    "yarn" | "pnpm" => pair[1] == "install",
+                    "poetry" | "pipenv" => matches!(pair[1], "install" | "sync"),
+                    tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
+                }
+            })
     })
 }
 
@@ -358,6 +363,14 @@ mod tests {
             "trap 'curl evil' EXIT; pip install x",
             "pip install x |& cat",
             "pip install x <> file",
+            "pipx run black",
+            "tox",
+            "tox -e py -- --notest",
+            "ENVS=$(tox -l | grep py312)\nTOXENV=$ENVS python -m tox",
+            "uv run true evil",
+            "uv run pytest true",
+            "uv run --with x.y evil true",
+            "uvx ruff check --version",
         ];
         let other = [
             "",
@@ -371,13 +384,6 @@ mod tests {
             "ruff check .",
             "make install",
             "echo \"$(date)\"",
-            "pipx run black",
-            "tox",
-            "tox -e py -- --notest",
-            "uv run true evil",
-            "uv run pytest true",
-            "uv run --with x.y evil true",
-            "uvx ruff check --version",
         ];
         for script in installs {
             assert_eq!(read(script, None), Reading::Installs, "{script}");

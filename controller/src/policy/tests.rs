@@ -104,6 +104,26 @@ fn what_installs_and_does_more_runs_in_two() {
 }
 
 #[test]
+fn what_cannot_be_told_apart_reaches_the_index_only_where_there_is_no_secret() {
+    let script = "for env in $(tox -l); do tox -e $env; done";
+    let admitted = |env: &str, rules: &str| {
+        let workflow = format!("on: push\njobs:\n  test:\n    runs-on: ubuntu-latest\n{env}    steps:\n      - run: {script}\n");
+        let submission = Submission { event: "push".into(), ..Submission::default() };
+        let plan = caisson_workflow::plan(&workflow, "test.yml", &submission).unwrap();
+        let plan = admit(plan, &toml::from_str::<Rules>(rules).unwrap(), &["KEY".to_owned()].into()).unwrap();
+        assert_eq!(plan.jobs[0].steps.len(), 1);
+        (plan.jobs[0].steps[0].grant.clone(), plan.warnings.len())
+    };
+    let (grant, warnings) = admitted("", "");
+    assert_eq!((grant.egress.presets.as_slice(), grant.egress.stored, warnings), ([Preset::PythonPackages].as_slice(), false, 0));
+    let (grant, warnings) = admitted("    env: { KEY: \"${{ secrets.KEY }}\" }\n", "");
+    assert!(grant.egress.is_closed() && grant.secrets == ["KEY"] && warnings == 1, "{grant:?}");
+    for rules in ["[network]\nsplit = false", "[network]\ninstall = \"none\"", "[[step]]\njob = \"test\"\npresets = []"] {
+        assert!(admitted("", rules).0.egress.is_closed(), "{rules}");
+    }
+}
+
+#[test]
 fn rules_widen_and_narrow_field_by_field() {
     let (grants, _) = admitted(
         r#"

@@ -5,7 +5,7 @@ use caisson_model::diagnostic::Diagnostic;
 use crate::action_file::Actions;
 use crate::calls::{self, workflow};
 use crate::diagnostic::{Report, Source, any_error};
-use crate::events::triggers;
+use crate::events::{Trigger, triggers};
 use crate::filter::{Verdict, unanswered, verdict};
 use crate::library::{Library, NoLibrary};
 use crate::limits::Limits;
@@ -19,6 +19,8 @@ pub struct Overview {
     pub workflow: String,
     /// The events that start it, in the order of the file.
     pub events: Vec<String>,
+    /// Those of them that work on a branch raises: `pull_request`, and a `push` that is not for tags alone.
+    pub branch_events: Vec<String>,
     /// The keys of its jobs, in the order of the file.
     pub jobs: Vec<String>,
 }
@@ -73,12 +75,45 @@ pub fn events(text: &str, file: &str) -> Result<Overview, Vec<Diagnostic>> {
     let mut report = Report::new(Source::new(file, text));
     let root = workflow(&mut report, &Limits::default(), &NoLibrary);
     let findings = report.into_findings();
-    match root {
+    let triggers = root.as_ref().and_then(|root| root.get("on")).map(triggers).unwrap_or_default();
+    match &root {
         Some(root) if !any_error(&findings) => Ok(Overview {
             workflow: root.get("name").and_then(Node::text).filter(|name| !name.is_empty()).unwrap_or_else(|| file.to_owned()),
-            events: root.get("on").map(|on| triggers(on).into_iter().map(|trigger| trigger.event).collect()).unwrap_or_default(),
+            branch_events: triggers.iter().filter(|trigger| of_branches(trigger)).map(|trigger| trigger.event.clone()).collect(),
+            events: triggers.into_iter().map(|trigger| trigger.event).collect(),
             jobs: root.get("jobs").map(Node::entries).unwrap_or_default().iter().map(|entry| entry.key.clone()).collect(),
         }),
         _ => Err(findings),
+    }
+}
+
+/// Whether work on a branch raises the event: a push filtered by tags and not by branches is raised by tags alone.
+fn of_branches(trigger: &Trigger<'_>) -> bool {
+    let names = |key: &str| trigger.details.is_some_and(|details| details.get(key).is_some());
+    match trigger.event.as_str() {
+        "push" => !(names("tags") || names("tags-ignore")) || names("branches") || names("branches-ignore"),
+        event => event == "pull_request",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::events;
+
+    fn raised(on: &str) -> Vec<String> {
+        let text = format!("on: {on}\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{{run: 'true'}}]\n");
+        events(&text, "t.yml").unwrap().branch_events
+    }
+
+    #[test]
+    fn a_push_for_tags_alone_is_no_work_on_a_branch() {
+        assert_eq!(raised("[push, pull_request, workflow_dispatch]"), ["push", "pull_request"]);
+        assert_eq!(raised("{push: {tags: ['v*']}, pull_request: {}}"), ["pull_request"]);
+        assert_eq!(raised("{push: {tags: ['v*'], branches: [main]}}"), ["push"]);
+        assert_eq!(raised("{push: {tags-ignore: ['v*'], branches-ignore: [docs]}}"), ["push"]);
+        assert_eq!(raised("{push: {tags-ignore: ['v*']}}"), [] as [&str; 0]);
+        assert_eq!(raised("{push: {paths: ['*.py']}}"), ["push"]);
+        assert_eq!(raised("{release: {types: [published]}}"), [] as [&str; 0]);
     }
 }

@@ -121,7 +121,23 @@ pub fn outline(text: &str, file: &str, submission: &Submission, limits: &Limits,
         return (None, report.into_findings());
     }
     let plan = Planner { root: &root, submission, limits, library, actions: Actions { library, limits } }.plan(&mut report);
-    (plan.filter(|_| !broken), report.into_findings())
+    let mut findings = report.into_findings();
+    if let Some(plan) = &plan
+        && !submission.jobs.is_empty()
+    {
+        findings.retain(|finding| concerns(finding, file, &root, plan));
+    }
+    (plan.filter(|_| !broken), findings)
+}
+
+/// Whether a finding concerns what a plan of some of the jobs would run: what a job cannot do here is no matter while it does not run.
+fn concerns(finding: &Diagnostic, file: &str, root: &Node, plan: &Plan) -> bool {
+    if finding.kind == DiagnosticKind::Language || finding.location.file != file {
+        return true;
+    }
+    let job = finding.construct.strip_prefix("jobs.").and_then(|rest| rest.split(['.', '[']).next());
+    let stands = |key: &str| root.get("jobs").is_some_and(|jobs| jobs.get(key).is_some());
+    job.is_none_or(|key| !stands(key) || plan.jobs.iter().any(|job| job.key.0 == key))
 }
 
 #[derive(Clone, Copy)]
