@@ -79,6 +79,7 @@ struct RepositoryFile {
     clone: String,
     secret_file: PathBuf,
     token_file: Option<PathBuf>,
+    clone_token_file: Option<PathBuf>,
     protected: Option<Vec<String>>,
     default_branch: Option<String>,
     statuses: Option<bool>,
@@ -171,6 +172,10 @@ fn repository(entry: RepositoryFile, path: &Path) -> Result<Repository, Settings
     let pattern = |text: &String| glob::Pattern::new(text).map_err(|error| wrong(format!("protected: {text:?}: {error}")));
     let protected = protected.iter().map(pattern).collect::<Result<_, _>>()?;
     let token = entry.token_file.as_deref().map(self::secret).transpose()?;
+    let clone_token = entry.clone_token_file.as_deref().map(self::secret).transpose()?;
+    if clone_token.as_ref().is_some_and(|token| token.is_empty() || token.bytes().any(|byte| !byte.is_ascii_graphic())) {
+        return Err(wrong("clone_token_file: it holds no token".to_owned()));
+    }
     Ok(Repository {
         name: entry.name.clone(),
         forge: entry.forge,
@@ -178,6 +183,7 @@ fn repository(entry: RepositoryFile, path: &Path) -> Result<Repository, Settings
         clone: entry.clone,
         secret: secret.into_bytes(),
         token,
+        clone_token,
         protected,
         default_branch,
         statuses: entry.statuses.unwrap_or(true),
@@ -326,6 +332,6 @@ impl Settled {
             self.agent_certificates.as_secs(),
             written(self.lease.0),
             written(self.lease.1),
-        ) + "\n# [[repository]]\n# name = \"acme/shop\"\n# forge = \"github\"               # github, gitlab, gitea or forgejo\n# api = \"https://api.github.com\"\n# clone = \"https://github.com/acme/shop.git\"\n# secret_file = \"/etc/caisson/shop.secret\"   # what webhooks are signed with\n# token_file = \"/etc/caisson/shop.token\"     # for reading workflows and reporting statuses\n# protected = [\"main\"]\n# default_branch = \"main\"\n# statuses = true\n"
+        ) + "\n# [[repository]]\n# name = \"acme/shop\"\n# forge = \"github\"               # github, gitlab, gitea or forgejo\n# api = \"https://api.github.com\"\n# clone = \"https://github.com/acme/shop.git\"\n# secret_file = \"/etc/caisson/shop.secret\"   # what webhooks are signed with\n# token_file = \"/etc/caisson/shop.token\"     # for reading workflows and reporting statuses\n# clone_token_file = \"/etc/caisson/shop.clone\"   # for cloning, where the repository is private\n# protected = [\"main\"]\n# default_branch = \"main\"\n# statuses = true\n"
     }
 }

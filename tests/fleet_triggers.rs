@@ -3,14 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod forge;
 mod place;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use caisson_controller::service::{Options, Service};
@@ -19,144 +18,11 @@ use caisson_controller::triggers::forge::Forges;
 use caisson_controller::triggers::schedule;
 use caisson_controller::triggers::settings::Repository;
 use caisson_proto::api::ClientApi;
+use forge::{Ends, Forge, Kind, free_port, git, output, text};
 use place::{Place, until};
 use serde_json::{Value, json};
 
 const SECRET: &str = "a secret of webhooks";
-
-struct Forge {
-    port: u16,
-    root: PathBuf,
-    /// Path and body of what was posted.
-    posted: Mutex<Vec<(String, Value)>>,
-}
-
-fn output(command: &mut Command, input: &[u8]) -> Vec<u8> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let bytes = input.to_vec();
-    let writing = std::thread::spawn(move || stdin.write_all(&bytes));
-    let output = child.wait_with_output().unwrap();
-    // A program may end before it has read everything.
-    let _ = writing.join().unwrap();
-    output.stdout
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap().trim().to_owned()
-}
-
-fn git(directory: &Path, words: &[&str]) -> String {
-    let mut command = Command::new("git");
-    command
-        .current_dir(directory)
-        .args(["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"])
-        .args(words);
-    text(output(command.env("GIT_CONFIG_GLOBAL", "/dev/null"), b""))
-}
-
-impl Forge {
-    fn start(root: PathBuf) -> Arc<Forge> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let forge = Arc::new(Forge { port, root, posted: Mutex::default() });
-        let serving = forge.clone();
-        // Ends with the test's process.
-        drop(std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let forge = serving.clone();
-                drop(std::thread::spawn(move || forge.answer(stream.unwrap())));
-            }
-        }));
-        forge
-    }
-
-    fn answer(&self, mut stream: TcpStream) -> Option<()> {
-        let mut reader = BufReader::new(stream.try_clone().ok()?);
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let (method, target) = (line.split(' ').next()?.to_owned(), line.split(' ').nth(1)?.to_owned());
-        let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok()?;
-            let Some((name, value)) = line.trim().split_once(": ") else { break };
-            headers.push((name.to_lowercase(), value.to_owned()));
-        }
-        let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()).unwrap_or_default();
-        let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
-        reader.read_exact(&mut body).ok()?;
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let answer = if let Some(path) = path.strip_prefix("/git") {
-            let mut backend = Command::new("git");
-            backend.arg("http-backend").env("GIT_PROJECT_ROOT", &self.root).env("GIT_HTTP_EXPORT_ALL", "1").env("PATH_INFO", path);
-            backend.env("REQUEST_METHOD", &method).env("QUERY_STRING", query).env("CONTENT_TYPE", header("content-type"));
-            backend.env("HTTP_CONTENT_ENCODING", header("content-encoding")).env("GIT_PROTOCOL", header("git-protocol"));
-            let said = output(&mut backend, &body);
-            let end = said.windows(4).position(|window| window == b"\r\n\r\n")?;
-            [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", &said[..end], b"\r\n\r\n", &said[end + 4..]].concat()
-        } else {
-            let (status, value) = self.api(&method, path, query, &header("authorization"), &body);
-            let text = value.to_string();
-            format!(
-                "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-                text.len()
-            )
-            .into_bytes()
-        };
-        stream.write_all(&answer).ok()
-    }
-
-    fn api(&self, method: &str, path: &str, query: &str, authorization: &str, body: &[u8]) -> (u16, Value) {
-        if authorization != "Bearer forge-token" {
-            return (401, json!({}));
-        }
-        let Some(path) = path.strip_prefix("/api/repos/acme/shop/") else { return (404, json!({})) };
-        if method == "POST" {
-            self.posted.lock().unwrap().push((path.to_owned(), serde_json::from_slice(body).unwrap()));
-            return (201, json!({}));
-        }
-        match path {
-            "pulls/1/files" => return (200, json!([{ "filename": "data" }, { "filename": "docs/b.md" }])),
-            "pulls/2/files" => return (200, json!([{ "filename": "docs/b.md" }])),
-            _ => {}
-        }
-        if path == "branches/main" {
-            return (200, json!({ "commit": { "sha": git(&self.root.join("shop.git"), &["rev-parse", "main"]) } }));
-        }
-        let Some(sha) = query.strip_prefix("ref=") else { return (404, json!({})) };
-        match path.strip_prefix("contents/.github/workflows") {
-            Some("") => (200, json!([{ "name": "t.yml" }, { "name": "notes.txt" }])),
-            Some("/t.yml") => {
-                let file = git(&self.root.join("shop.git"), &["show", &format!("{sha}:.github/workflows/t.yml")]);
-                (200, json!({ "content": text(output(&mut Command::new("base64"), file.as_bytes())) }))
-            }
-            _ => (404, json!({})),
-        }
-    }
-
-    fn states(&self, sha: &str) -> Vec<(String, String)> {
-        let posted = self.posted.lock().unwrap();
-        let of = posted.iter().filter(|(path, _)| path.strip_prefix("statuses/") == Some(sha));
-        of.map(|(_, body)| (body["state"].as_str().unwrap().to_owned(), body["context"].as_str().unwrap().to_owned())).collect()
-    }
-}
-
-struct Ends(Vec<Child>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // A failed test must not leave them behind.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// By another program than the one that checks it.
 fn signature(body: &str) -> String {
@@ -194,7 +60,7 @@ fn a_push_is_cloned_run_and_reported_and_a_fork_gets_no_secret() {
     git(&root, &["clone", "--quiet", "--bare", &work.display().to_string(), "shop.git"]);
     git(&root.join("shop.git"), &["config", "uploadpack.allowAnySHA1InWant", "true"]);
     let bare = root.join("shop.git");
-    let forge = Forge::start(root);
+    let forge = Forge::start(root, Kind::Github, None);
     let write = |name: &str, text: &str| {
         let path = place.path().join(name);
         fs::write(&path, text).unwrap();
@@ -303,7 +169,7 @@ async fn a_schedule_fires_at_its_minutes_alone() {
     let root = place.path().join("forge");
     fs::create_dir_all(&root).unwrap();
     git(&root, &["clone", "--quiet", "--bare", &work.display().to_string(), "shop.git"]);
-    let forge = Forge::start(root);
+    let forge = Forge::start(root, Kind::Github, None);
     let service = Service::open(Options::new(place.path().join("data"))).await.unwrap();
     let repository = Repository {
         name: "acme/shop".to_owned(),
@@ -312,6 +178,7 @@ async fn a_schedule_fires_at_its_minutes_alone() {
         clone: format!("http://127.0.0.1:{}/git/shop.git", forge.port),
         secret: SECRET.into(),
         token: Some("forge-token".to_owned()),
+        clone_token: None,
         protected: Vec::new(),
         default_branch: "main".to_owned(),
         statuses: true,

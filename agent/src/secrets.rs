@@ -2,7 +2,7 @@
 //! are never written to the agent's disk, and every value is a mask for the rest of the job.
 
 use caisson_expr::{Object, Value};
-use caisson_model::secret::OpenedSecrets;
+use caisson_model::secret::{CLONE_CREDENTIAL, OpenedSecrets};
 use caisson_sandbox::spec::{SecretFile, SecretValue};
 
 /// What a step was given.
@@ -24,8 +24,9 @@ impl StepSecrets {
 
     /// The `secrets` context: the granted names and no others. A value that is no text is empty here and whole in its file.
     pub fn context(&self) -> Object {
-        let mut object: Object = self.granted.iter().map(|name| (name, Value::string(""))).collect();
-        for (name, value) in &self.opened.secrets {
+        let said = |name: &str| !name.starts_with(CLONE_CREDENTIAL);
+        let mut object: Object = self.granted.iter().filter(|name| said(name)).map(|name| (name, Value::string(""))).collect();
+        for (name, value) in self.opened.secrets.iter().filter(|(name, _)| said(name)) {
             object.insert(name, Value::string(std::str::from_utf8(value.expose()).unwrap_or_default()));
         }
         object
@@ -43,9 +44,17 @@ impl StepSecrets {
         self.opened
             .secrets
             .iter()
-            .filter(|(name, _)| !name.is_empty() && !name.contains('/') && name != "." && name != "..")
+            .filter(|(name, _)| {
+                !name.is_empty() && !name.contains('/') && name != "." && name != ".." && !name.starts_with(CLONE_CREDENTIAL)
+            })
             .map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) })
             .collect()
+    }
+
+    /// The token with which the run's repository is cloned.
+    pub fn clone_credential(&self) -> Option<&[u8]> {
+        let found = self.opened.secrets.iter().find(|(name, _)| name.starts_with(CLONE_CREDENTIAL));
+        found.map(|(_, value)| value.expose()).filter(|value| !value.is_empty())
     }
 
     /// The values to mask.
@@ -68,8 +77,12 @@ mod tests {
     fn only_granted_names_exist() {
         let opened =
             OpenedSecrets { secrets: vec![("A".into(), Opened::new(b"one".to_vec())), ("X".into(), Opened::new(b"stray".to_vec()))] };
+        let clone = format!("{CLONE_CREDENTIAL}acme/shop");
+        let private = OpenedSecrets { secrets: vec![(clone.clone(), Opened::new(b"token".to_vec()))] };
+        let private = StepSecrets::new(private, &[clone]);
+        assert_eq!((private.context().len(), private.files().len(), private.clone_credential()), (0, 0, Some(&b"token"[..])));
         let secrets = StepSecrets::new(opened, &["A".into(), "B".into()]);
-        assert_eq!(secrets.without_value(), ["B"]);
+        assert_eq!((secrets.clone_credential(), secrets.without_value()), (None, vec!["B"]));
         assert_eq!(secrets.files().iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["A"]);
         let context = secrets.context();
         assert_eq!(context.get("a").map(Value::to_text), Some("one".to_owned()));

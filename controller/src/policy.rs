@@ -29,6 +29,7 @@ use std::collections::BTreeSet;
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::{JobKey, StepIndex};
 use caisson_model::policy::{self as model, AddressRange, Destination, Egress, Grant, Identity, Preset};
+use caisson_model::secret::CLONE_CREDENTIAL;
 use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
 
@@ -64,7 +65,10 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     let (rules, known) = if foreign { (&strangers, &nothing) } else { (rules, known) };
     let clone = rules.clone_of(&plan.contexts.github);
     let own = plan.contexts.github["repository"].as_str().unwrap_or_default().to_owned();
-    let mut admission = Admission { rules, known, clone, own, around: BTreeSet::new(), told: BTreeSet::new(), findings: Vec::new() };
+    let url = plan.contexts.github["clone_url"].as_str();
+    let private = rules.private.iter().any(|(name, address)| *name == own && Some(address.as_str()) == url);
+    let (around, told, findings) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    let mut admission = Admission { rules, known, clone, private, own, around, told, findings };
     let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
     plan.change_jobs(&mut |key, job| {
         let inherited = inherited(job);
@@ -87,6 +91,8 @@ struct Admission<'r> {
     rules: &'r Rules,
     known: &'r BTreeSet<String>,
     clone: Option<(Destination, Vec<AddressRange>)>,
+    /// Whether cloning it takes a token that the operator gave.
+    private: bool,
     /// The run's repository.
     own: String,
     /// The secrets that every step of the job at hand sees, those of its actions among them.
@@ -235,7 +241,7 @@ impl Admission<'_> {
             (None, true) => own.clone(),
             _ => own.union(inherited).cloned().chain(step.grant.secrets.iter().cloned()).collect(),
         };
-        let secrets = asked.into_iter().filter(|name| self.secret(name, &rule, step, construct)).collect();
+        let mut secrets: Vec<String> = asked.into_iter().filter(|name| self.secret(name, &rule, step, construct)).collect();
         // What is stored on the host tells nobody outside what the step asks for, whatever it knows.
         let mut egress = match ahead {
             Some(ahead) => Egress { stored: true, ..self.egress(&rule, ahead.grant.egress.presets.clone(), split::STORED.to_owned()) },
@@ -245,7 +251,10 @@ impl Admission<'_> {
             && action == clones::CLONING_ACTION
         {
             egress.allow.push(to.clone());
-            egress.ranges.extend(ranges);
+            egress.ranges.extend(ranges.iter().copied());
+            if self.private && clones::elsewhere(step, &self.own).is_none() {
+                secrets.push(format!("{CLONE_CREDENTIAL}{}", self.own));
+            }
             egress.reason = if egress.reason.is_empty() { CLONES.to_owned() } else { format!("{}, {CLONES}", egress.reason) };
         }
         if let Some((repository, at)) = clones::elsewhere(step, &self.own)

@@ -1,5 +1,6 @@
 //! Where secrets come from. A name becomes a value when a step opens it, and not before; values are never written down here.
 
+pub mod clones;
 pub mod environment;
 pub mod given;
 

@@ -8,6 +8,7 @@ use caisson_controller::identity::registry::{Book, Registry, directory};
 use caisson_controller::listen::{ListenError, Listener};
 use caisson_controller::policy::Rules;
 use caisson_controller::secrets::Secrets;
+use caisson_controller::secrets::clones::Clones;
 use caisson_controller::secrets::given::Given;
 use caisson_controller::service::{Options, Service};
 use caisson_controller::store::Place;
@@ -72,6 +73,8 @@ pub(crate) fn run(arguments: fleet::Controller) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     let mut rules = policy.rules;
     rules.clones = settled.repositories.iter().map(|repository| repository.clone.clone()).collect();
+    let private = settled.repositories.iter().filter(|repository| repository.clone_token.is_some());
+    rules.private = private.map(|repository| (repository.name.clone(), repository.clone.clone())).collect();
     let mirror = mirror::folder(&config);
     runtime.block_on(serve(&arguments, &settled, &state, mirror, rules, secrets))
 }
@@ -163,7 +166,7 @@ async fn serve(
     let (listener, registry) = bind(settled, arguments.plain, directory(&state.controller)).await?;
     let mut options = Options {
         rules,
-        secrets: Secrets::new(vec![Box::new(Given::new(secrets))]),
+        secrets: Secrets::new(vec![Box::new(Given::new(secrets)), Box::new(Clones::of(&settled.repositories))]),
         mirror: Some(mirror),
         address: listener.url(),
         blobs: settled.blobs.clone(),

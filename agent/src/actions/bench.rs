@@ -48,6 +48,9 @@ pub trait Bench: Send {
     /// Whether the step may reach anything.
     fn has_network(&self) -> bool;
 
+    /// The token with which the run's repository is cloned, where the step was given one.
+    fn clone_credential(&self) -> Option<Vec<u8>>;
+
     /// A variable of the step's environment.
     fn variable(&self, name: &str) -> Option<&str>;
 

@@ -1,6 +1,10 @@
 //! Checking out a repository of a forge: git runs inside the sandbox of the step and reaches what the step's grant says.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use crate::actions::bench::Bench;
+use crate::contexts::SCRIPTS;
 use crate::program::{Halt, Powers, Program, Sink};
 
 /// Fetches one commit, by its name or else by the reference that holds it, and makes the tree what it was then. No hook, no
@@ -10,6 +14,8 @@ set -eu
 [ "$4" = keep ] || find "$1" -mindepth 1 -delete
 mkdir -p -- "$1"
 cd -- "$1"
+# What an earlier step left in there would be git's configuration.
+rm -rf -- .git
 git init --quiet --initial-branch=main .
 git -c protocol.allow=never -c protocol.https.allow=always -c protocol.http.allow=always fetch --quiet --no-tags --depth=1 -- "$2" "$3" \
   || git -c protocol.allow=never -c protocol.https.allow=always -c protocol.http.allow=always fetch --quiet --no-tags --depth=100 -- "$2" "$5"
@@ -40,6 +46,13 @@ pub async fn run(url: &str, directory: &str, keep: bool, bench: &mut impl Bench)
     );
     program.powers = Powers::Network;
     program.env = environment();
+    if let Some(token) = bench.clone_credential() {
+        // In a file of this one sandbox: neither a command line nor an environment shows it, and nothing of it stays in the clone.
+        let path = format!("{SCRIPTS}/credential");
+        program.env.retain(|(name, _)| name != "GIT_CONFIG_GLOBAL");
+        program.env.push(("GIT_CONFIG_GLOBAL".to_owned(), path.clone()));
+        program.files.push((path, credential(url, &token)));
+    }
     match bench.run(program).await?.code {
         0 => {
             bench.output("commit", &commit);
@@ -48,6 +61,13 @@ pub async fn run(url: &str, directory: &str, keep: bool, bench: &mut impl Bench)
         }
         code => Err(Halt::invalid(format!("{url} could not be cloned at {commit} (exit code {code}); git's words are above"))),
     }
+}
+
+/// A configuration of git that sends the token to this repository and to nobody else, whoever redirects.
+fn credential(url: &str, token: &[u8]) -> Vec<u8> {
+    let basic = BASE64.encode([b"x-access-token:", token].concat());
+    let url = url.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("[http]\n\tfollowRedirects = false\n[http \"{url}\"]\n\textraHeader = Authorization: Basic {basic}\n").into_bytes()
 }
 
 fn environment() -> Vec<(String, String)> {
@@ -158,6 +178,17 @@ pub async fn other(other: &Other<'_>, directory: &str, keep: bool, bench: &mut i
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_token_goes_to_its_repository_alone() {
+        let text = String::from_utf8(credential("https://git.example.com/a.git", b"t0ken")).unwrap();
+        assert_eq!(
+            text,
+            "[http]\n\tfollowRedirects = false\n[http \"https://git.example.com/a.git\"]\n\textraHeader = Authorization: Basic eC1hY2Nlc3MtdG9rZW46dDBrZW4=\n"
+        );
+        let odd = String::from_utf8(credential("https://x/\"]\n", b"")).unwrap();
+        assert!(odd.contains("[http \"https://x/\\\"]"), "{odd}");
+    }
 
     #[test]
     fn what_is_cloned_has_an_address_and_nothing_that_git_takes_for_a_flag() {

@@ -484,6 +484,10 @@ impl<A: AgentApi> Bench for Course<'_, A> {
         !lower::passage(&self.step.grant.egress, &self.attempt.host, Watch::Silent).env.is_empty()
     }
 
+    fn clone_credential(&self) -> Option<Vec<u8>> {
+        self.secrets.clone_credential().map(<[u8]>::to_vec)
+    }
+
     fn variable(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str)
     }

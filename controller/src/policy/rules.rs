@@ -38,6 +38,9 @@ pub struct Rules {
     /// Repositories that the checkout step may clone; the operator names them elsewhere.
     #[serde(skip)]
     pub clones: Vec<String>,
+    /// Those of them that are private and for which the operator gave a token: name and address.
+    #[serde(skip)]
+    pub private: Vec<(String, String)>,
     /// What people call the file that the rules come from; set by whoever read it.
     #[serde(skip)]
     pub origin: Option<String>,

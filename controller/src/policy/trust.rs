@@ -32,6 +32,7 @@ impl Rules {
         Rules {
             network: Network { allow: Vec::new(), ranges: Vec::new(), learn: Some(false), learning: false, ..self.network.clone() },
             secrets: SecretRules { allow: Vec::new() },
+            private: Vec::new(),
             step: self.step.iter().map(step).collect(),
             ..self.clone()
         }

@@ -205,6 +205,7 @@ mod tests {
             clone: "https://git.example.com/acme/shop.git".into(),
             secret: Vec::new(),
             token: None,
+            clone_token: None,
             protected: vec![glob::Pattern::new("main").unwrap()],
             default_branch: "main".into(),
             statuses: true,

@@ -43,6 +43,8 @@ pub struct Repository {
     pub secret: Vec<u8>,
     /// A token of the forge, for reading workflows and reporting statuses.
     pub token: Option<String>,
+    /// A token that may read the repository and nothing else, for the step that clones it.
+    pub clone_token: Option<String>,
     /// Protected branches.
     pub protected: Vec<Pattern>,
     /// The branch whose schedules count.

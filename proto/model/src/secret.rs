@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+/// With the repository's name behind it: under this name the checkout step of a run gets what opens a private repository. Granted
+/// by name of the repository alone, and part of no context, so that no workflow can say it.
+pub const CLONE_CREDENTIAL: &str = "caisson.clone:";
+
 /// A secret's value. Not serialisable, not shown by `Debug`, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretValue(Vec<u8>);
