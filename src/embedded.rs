@@ -73,14 +73,25 @@ pub(crate) struct CallError {
 
 impl Explained for CallError {
     fn fault(&self) -> Fault {
-        self.source.fault()
+        match &self.source {
+            // To a person it is a join token that was used up; to an agent it is its own business.
+            ApiError::Spent(_) => Fault::User,
+            source => source.fault(),
+        }
     }
 
     fn help(&self) -> Option<String> {
-        match &self.source {
-            ApiError::Unavailable(_) => Some("start one with `caisson controller`, or look at --controller".to_owned()),
-            _ => None,
-        }
+        let help = match &self.source {
+            ApiError::Unavailable(_) => "start one with `caisson controller`, or look at --controller",
+            ApiError::Spent(_) => "`caisson token create --agent NAME`, at the controller, makes another join token",
+            ApiError::NotFound(what) if what.starts_with("run ") => "`caisson runs` lists the runs",
+            ApiError::NotFound(what) if what.starts_with("agent ") => "`caisson agents` lists the agents and says who is connected",
+            ApiError::Denied(what) if what.contains("scope") => {
+                "`caisson token create --scope SCOPE`, at the controller, makes a token that does; --token-file says which is used"
+            }
+            _ => return None,
+        };
+        Some(help.to_owned())
     }
 
     fn findings(&self) -> Vec<Diagnostic> {
@@ -175,6 +186,8 @@ pub(crate) struct AgentSetup {
     pub(crate) name: String,
     /// Jobs at once.
     pub(crate) slots: u32,
+    /// Memory and thousandths of processors that it has for jobs; 0 says nothing.
+    pub(crate) capacity: (u64, u32),
     /// Labels beside the usual ones.
     pub(crate) labels: Vec<String>,
     /// Its directory.
@@ -186,9 +199,9 @@ pub(crate) struct AgentSetup {
 impl RunningAgent {
     /// Starts an agent that talks to `api`.
     pub(crate) fn start<A: caisson_proto::api::AgentApi>(api: A, launcher: Launcher, setup: AgentSetup) -> RunningAgent {
-        let AgentSetup { name, slots, labels, state_dir, host } = setup;
+        let AgentSetup { name, slots, capacity: (memory_bytes, cpu_milli), labels, state_dir, host } = setup;
         let labels = agent::default_labels().into_iter().chain(labels.into_iter().map(|label| label.to_lowercase())).collect();
-        let options = agent::Options { name: AgentName(name), slots, labels, state_dir, host };
+        let options = agent::Options { name: AgentName(name), slots, memory_bytes, cpu_milli, labels, state_dir, host };
         let (stop, mut stopped) = watch::channel(false);
         let shutdown = async move {
             // A sender that is gone wants it to end too.

@@ -4,7 +4,7 @@
 
 mod place;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -208,6 +208,9 @@ fn certificates_are_renewed_while_a_job_runs() {
     assert!(generation >= 3, "{generation}");
 }
 
+/// Type, flags and stream of the frame with which HTTP/2 begins.
+const SETTINGS: [u8; 6] = [4, 0, 0, 0, 0, 0];
+
 #[test]
 fn a_second_program_sees_tls_1_3_alone_without_resumption() {
     if !needs(Command::new("openssl").arg("version").output().is_ok(), "openssl is not installed") {
@@ -218,14 +221,24 @@ fn a_second_program_sees_tls_1_3_alone_without_resumption() {
     let authority = authority(&fleet);
     let session = fleet.place.path().join("session.pem").display().to_string();
     let client = |words: &[&str]| {
-        let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &address, "-CAfile", &authority, "-verify_return_error", "-alpn", "h2"]).args(words);
+        let mut command = Command::new("timeout");
+        command
+            .args(["60", "openssl", "s_client", "-connect", &address, "-CAfile", &authority, "-verify_return_error", "-alpn", "h2"])
+            .args(words);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Open for a moment, as tickets come after the handshake.
-        std::thread::sleep(Duration::from_millis(500));
+        // Open until the server speaks HTTP: tickets come between the handshake and the first byte of that, its SETTINGS.
+        let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
+        let stdout = child.stdout.as_mut().unwrap();
+        while !shown.windows(SETTINGS.len()).any(|window| window == SETTINGS) {
+            match stdout.read(&mut buffer).unwrap() {
+                0 => break,
+                read => shown.extend_from_slice(&buffer[..read]),
+            }
+        }
         child.stdin.take().unwrap().write_all(b"Q\n").ok();
         let output = child.wait_with_output().unwrap();
-        format!("{}{}", text(&output.stdout), text(&output.stderr))
+        shown.extend_from_slice(&output.stdout);
+        format!("{}{}", String::from_utf8_lossy(&shown), text(&output.stderr))
     };
     let good = client(&["-tls1_3", "-verify_ip", "127.0.0.5", "-sess_out", &session]);
     assert!(good.contains("Verify return code: 0 (ok)") && good.contains("TLSv1.3"), "{good}");
