@@ -36,10 +36,13 @@ bench-exit:
 faults jobs="500" faults="200":
     CAISSON_FAULT_JOBS={{jobs}} CAISSON_FAULTS={{faults}} cargo test --release --test faults --locked -- --nocapture --test-threads 1
 
-# From submission to a step's start, and no-op jobs per second: a controller and an agent over loopback TLS.
+# From submission to a step's start, no-op jobs per second, and output: a controller and an agent over loopback TLS. Then 5,000
+# idle agents at one controller, and what the engine decides per second by itself.
 bench-fleet:
     cargo build --release
     python3 tests/benchmarks/fleet.py target/release/caisson
+    cargo bench --bench idle
+    cargo bench -p caisson-controller --bench engine
 
 # 10,000 schedules of engine, agents and a hostile network.
 simulate:

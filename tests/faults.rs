@@ -7,6 +7,7 @@
 
 #[path = "../controller/tests/database/mod.rs"]
 mod database;
+mod middleman;
 mod place;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use caisson_model::run::{JobState, RunEvent, RunState};
 use caisson_proto::api::{ApiError, ClientApi};
 use caisson_proto::client::Client;
 use futures_util::StreamExt;
+use middleman::{Manner, Middleman};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use place::Place;
@@ -160,10 +162,13 @@ fn run_with_faults(store: Option<String>, controllers: usize) {
     let url = links.iter().map(|link| format!("http://{}", link.address)).collect::<Vec<_>>().join(",");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = runtime.block_on(connect(&url));
-    let mut agents: Vec<_> = ["one", "two"]
+    // The second agent's way delays whatever is said and says half of it twice.
+    let (stirred, address) = runtime.block_on(Middleman::start(client.clone(), Manner::Unreliable(Duration::from_millis(120))));
+    let stirring = format!("http://{address}");
+    let mut agents: Vec<_> = [("one", &url), ("two", &stirring)]
         .iter()
-        .map(|name| {
-            Kept::start(&place, words(&["agent", "--controller", &url, "--name", name, "--slots", "2", "--state-dir", &path(name)]))
+        .map(|(name, url)| {
+            Kept::start(&place, words(&["agent", "--controller", url, "--name", name, "--slots", "2", "--state-dir", &path(name)]))
         })
         .collect();
     let submitted = place.caisson(&["submit", "--controller", &url]).output().unwrap();
@@ -193,7 +198,13 @@ fn run_with_faults(store: Option<String>, controllers: usize) {
     }
     assert!(done >= faults.min(4), "only {done} faults: the jobs were too short");
     runtime.block_on(check(&client, run, jobs));
-    let _told = writeln!(std::io::stderr(), "{jobs} jobs, {done} faults, {controllers} controllers, {:?}", begun.elapsed());
+    let (repeated, delayed) = (stirred.passed.repeated.load(Ordering::Relaxed), stirred.passed.delayed.load(Ordering::Relaxed));
+    assert!(repeated > jobs as u64 && delayed > repeated, "only {repeated} were repeated and {delayed} delayed");
+    let _told = writeln!(
+        std::io::stderr(),
+        "{jobs} jobs, {done} faults, {repeated} calls and messages repeated, {delayed} delayed, {controllers} controllers, {:?}",
+        begun.elapsed()
+    );
     drop((agents, serving));
 }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::beats::Beats;
 use crate::clock;
 use crate::job::{self, Assignment, Notice};
 pub use crate::options::{Options, default_labels};
@@ -111,6 +112,7 @@ impl<A: AgentApi> Agent<A> {
             link: None,
             term: Duration::from_secs(30),
             grace: Duration::from_secs(60),
+            beats: Beats::default(),
         };
         state.kept.into_iter().for_each(|kept| floor.resume(kept));
         let result = floor.serve(received, shutdown).await;
@@ -137,6 +139,8 @@ struct Link {
     messages: mpsc::Sender<AgentMessage>,
     answers: Answers<ControllerMessage>,
     beat: Instant,
+    /// When its hello was sent.
+    greeted: Instant,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Link, ApiError>> + Send>>;
@@ -156,6 +160,7 @@ struct Floor<A> {
     link: Option<Link>,
     term: Duration,
     grace: Duration,
+    beats: Beats,
 }
 
 /// What one turn of the loop reacts to.
@@ -191,7 +196,8 @@ impl<A: AgentApi> Floor<A> {
             }
             if self.link.is_none() && opening.is_none() && retry_at.is_none() {
                 retry_at = Some(Instant::now() + backoff.pause());
-                lost_at.get_or_insert_with(Instant::now);
+                // Where beats are not answered, the break is all that is known.
+                lost_at = lost_at.or(self.beats.heard()).or(Some(Instant::now()));
             }
             let fence_at = lost_at.filter(|_| !self.running.is_empty()).map(|at| at + self.term + self.grace);
             let wake = [
@@ -292,17 +298,20 @@ impl<A: AgentApi> Floor<A> {
             slots: self.options.slots.max(1),
             labels: self.options.labels.clone(),
             enforces: readiness.names(),
+            memory_bytes: self.options.memory_bytes,
+            cpu_milli: self.options.cpu_milli,
             running: self.running.keys().copied().collect(),
         };
         let api = Arc::clone(&self.api);
-        let beat = Instant::now() + self.term / 3;
+        let greeted = Instant::now();
+        let beat = greeted + self.term / 3;
         Box::pin(async move {
             let (messages, outgoing) = mpsc::channel(64);
             let deadline = Duration::from_secs(30);
             let answers = tokio::time::timeout(deadline, api.session(hello, Box::pin(ReceiverStream::new(outgoing))))
                 .await
                 .unwrap_or_else(|_| Err(ApiError::Unavailable("no answer to the hello in 30 s".to_owned())))?;
-            Ok(Link { messages, answers, beat })
+            Ok(Link { messages, answers, beat, greeted })
         })
     }
 
@@ -312,6 +321,9 @@ impl<A: AgentApi> Floor<A> {
                 tracing::info!(version, ?term, "session opened");
                 self.term = term;
                 self.grace = grace;
+                if let Some(link) = &self.link {
+                    self.beats.welcomed(link.greeted, version);
+                }
                 for (hold, verdict) in verdicts {
                     let Some(attempt) = self.running.get(&hold) else { continue };
                     match verdict {
@@ -341,6 +353,7 @@ impl<A: AgentApi> Floor<A> {
                 }
             }
             ControllerMessage::Drain => self.leave(),
+            ControllerMessage::Heard(number) => self.beats.answered(number),
         }
     }
 
@@ -443,7 +456,8 @@ impl<A: AgentApi> Floor<A> {
         if let Some(link) = &mut self.link {
             link.beat = now + term / 3;
         }
-        self.send(AgentMessage::Beat(self.running.keys().copied().collect()));
+        let number = self.beats.next(now);
+        self.send(AgentMessage::Beat { number, holds: self.running.keys().copied().collect() });
     }
 
     fn send(&mut self, message: AgentMessage) {

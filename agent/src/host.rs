@@ -179,7 +179,7 @@ fn interpreter_roots(environment: &BTreeMap<String, String>, home: Option<&Path>
 }
 
 /// The machine's memory, or less where a cgroup of this process limits it. 1 GiB when neither can be read.
-fn memory_of_this_machine() -> u64 {
+pub fn memory_of_this_machine() -> u64 {
     let total = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| {

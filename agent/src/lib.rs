@@ -21,6 +21,7 @@ pub mod actions;
 pub mod agent;
 pub mod apt;
 pub mod attempt;
+mod beats;
 pub mod capture;
 pub mod clock;
 pub mod command_files;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use caisson_model::id::{Digest, Hold, StepIndex};
-use caisson_model::log::{CHUNK_BYTES, LogGap, LogSeal};
+use caisson_model::log::{CHUNK_BYTES, LogChunk, LogGap, LogSeal};
 use caisson_model::outcome::{Bytes, Fault};
 use caisson_proto::api::{AgentApi, ApiError};
 use caisson_proto::chain::Chain;
@@ -265,7 +265,7 @@ impl<A: AgentApi> Closed<A> {
         ended(&self.progress, &self.spool)?;
         let mut backoff = Backoff::default();
         loop {
-            match self.api.seal_log(self.hold, self.step, self.seal.clone()).await {
+            match self.api.end_log(self.hold, self.step, self.rest().await?, self.seal.clone()).await {
                 Ok(()) => return Ok(self.seal),
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, attempt = %self.hold.attempt, step = self.step.0, "the log could not be sealed yet");
@@ -292,6 +292,13 @@ impl<A: AgentApi> Closed<A> {
                 Err(error) => return Err(LogError::Refused(error)),
             }
         }
+    }
+
+    /// What was not pushed.
+    async fn rest(&self) -> Result<Vec<LogChunk>, LogError> {
+        let kept = self.progress.borrow().kept;
+        let failed = |source| LogError::Spool { act: "read", path: self.spool.path().to_owned(), source: Arc::new(source) };
+        self.spool.rest(kept, self.seal.total).await.map_err(failed)
     }
 
     /// Whether the controller that was asked to seal may lack what an earlier one had. Once only: then it is a refusal.

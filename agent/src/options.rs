@@ -13,6 +13,10 @@ pub struct Options {
     pub name: AgentName,
     /// How many jobs it runs at once; at least 1.
     pub slots: u32,
+    /// Memory that it has for jobs, in bytes; 0 says nothing, and jobs' limits do not count then.
+    pub memory_bytes: u64,
+    /// Processors likewise, in thousandths.
+    pub cpu_milli: u32,
     /// The labels it serves, in lower case.
     pub labels: Vec<String>,
     /// A directory of its own, made if need be. Two agents cannot share one.

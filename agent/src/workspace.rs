@@ -267,7 +267,9 @@ impl CommandFile {
     /// # Errors
     /// The disk cannot be read.
     pub fn read(&self) -> io::Result<(Vec<u8>, Result<(), TooLong>)> {
-        let mut bytes = vec![0; MAX_FILE + 1];
+        // Seldom more than a few lines; nobody writes to it any more.
+        let length = usize::try_from(self.file.metadata()?.len()).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length.min(MAX_FILE + 1)];
         let mut filled = 0;
         while filled < bytes.len() {
             match self.file.read_at(&mut bytes[filled..], filled as u64) {

@@ -66,6 +66,8 @@ impl Bench {
             slots: 1,
             labels: vec!["x".to_owned()],
             enforces: Vec::new(),
+            memory_bytes: 0,
+            cpu_milli: 0,
             running: Vec::new(),
         };
         self.handle(Event::Hello(SessionId(session), hello));

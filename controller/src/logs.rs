@@ -197,18 +197,23 @@ impl Logs {
         self.work(move |logs| logs.log(key)?.sync()).await
     }
 
-    /// Ends a log. Sealing it again with the same seal changes nothing.
+    /// Ends a log, after `rest`, its last chunks, if they were not appended. Sealing it again with the same seal changes nothing.
     ///
     /// # Errors
     /// [`LogError::Mismatch`] when length or digest are not those of the bytes that were kept; [`LogError::Disk`].
-    pub async fn seal(&self, key: LogKey, seal: LogSeal) -> Result<(), LogError> {
+    pub async fn seal(&self, key: LogKey, rest: Vec<LogChunk>, seal: LogSeal) -> Result<(), LogError> {
         if self.sealed(key).await?.is_some_and(|sealed| is_same(&sealed.seal, &seal)) {
             // The answer got lost, or the controller that gave it.
             return Ok(());
         }
         let real = self
             .work(move |logs| {
-                let real = logs.log(key)?.seal(seal)?;
+                let log = logs.log(key)?;
+                for chunk in rest {
+                    // A gap shows in the seal.
+                    log.append(chunk)?;
+                }
+                let real = log.seal(seal)?;
                 logs.opened().remove(&key);
                 Ok(real)
             })

@@ -274,6 +274,8 @@ impl World {
             slots: SLOTS,
             labels: vec!["*".into()],
             enforces: Vec::new(),
+            memory_bytes: 0,
+            cpu_milli: 0,
             running,
         };
         assert_eq!(self.handle(Event::Hello(session, hello)), Ok(Answer::Done));
@@ -347,7 +349,7 @@ impl World {
             Act::Beat(agent) => {
                 let holds = self.holds.iter().filter(|(of, _)| *of == name(agent)).map(|(_, hold)| *hold).collect();
                 if let Some(session) = self.session(&name(agent)) {
-                    self.handle(Event::Message(session, AgentMessage::Beat(holds))).unwrap();
+                    self.handle(Event::Message(session, AgentMessage::Beat { number: 1, holds })).unwrap();
                 }
             }
             Act::Start(which, step) => {
@@ -517,7 +519,7 @@ fn an_agent_that_is_silent_is_suspected_then_lost() {
     assert_eq!(life(&world, hold), "leased");
     world.wait(Duration::from_millis(1));
     assert_eq!(life(&world, hold), "suspect");
-    world.handle(Event::Message(session, AgentMessage::Beat(vec![hold]))).unwrap();
+    world.handle(Event::Message(session, AgentMessage::Beat { number: 1, holds: vec![hold] })).unwrap();
     assert_eq!(life(&world, hold), "leased", "a beat within the grace brings it back");
     world.wait(term + grace - Duration::from_millis(1));
     assert_eq!(life(&world, hold), "suspect");
@@ -545,7 +547,7 @@ fn a_stop_that_is_not_followed_ends_all_the_same() {
     let stop = world.timing.stop;
     let mut waited = Duration::ZERO;
     while waited < stop {
-        world.handle(Event::Message(session, AgentMessage::Beat(vec![hold]))).unwrap();
+        world.handle(Event::Message(session, AgentMessage::Beat { number: 1, holds: vec![hold] })).unwrap();
         world.wait(Duration::from_secs(5));
         waited += Duration::from_secs(5);
     }

@@ -137,6 +137,8 @@ fn hello(name: &str) -> Hello {
         slots: 1,
         labels: vec!["ubuntu-latest".into(), "pool:secret".into()],
         enforces: Vec::new(),
+        memory_bytes: 0,
+        cpu_milli: 0,
         running: Vec::new(),
     }
 }

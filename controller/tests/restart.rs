@@ -55,6 +55,8 @@ async fn join(service: &Service, running: Vec<Hold>) -> Agent {
         slots: 1,
         labels: vec!["*".into()],
         enforces: Vec::new(),
+        memory_bytes: 0,
+        cpu_milli: 0,
         running,
     };
     let mut answers = service.session(hello, Box::pin(ReceiverStream::new(said))).await.unwrap();

@@ -27,7 +27,7 @@ use caisson_model::diagnostic::Diagnostic;
 use caisson_model::id::{AgentName, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
-use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
+use caisson_model::log::{LogAck, LogChunk, LogKey, LogPush, LogRead, LogSeal};
 use caisson_model::outcome::Fault;
 use caisson_model::run::{Explanation, JobView, NumberedEvent, RerunScope, RunView, StepView, Submission};
 use caisson_model::secret::OpenedSecrets;
@@ -152,6 +152,23 @@ pub trait AgentApi: BlobApi {
 
     /// Ends a step's log. The controller compares length and digest with what it kept.
     fn seal_log(&self, hold: Hold, step: StepIndex, seal: LogSeal) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// As [`AgentApi::seal_log`], together with the last chunks of the log, at most [`caisson_model::log::CHUNK_BYTES`] together,
+    /// where they were not pushed. Answered `Invalid` by a controller that does not know of them: push them, then seal.
+    fn end_log(
+        &self,
+        hold: Hold,
+        step: StepIndex,
+        rest: Vec<LogChunk>,
+        seal: LogSeal,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send {
+        async move {
+            match rest.is_empty() {
+                true => self.seal_log(hold, step, seal).await,
+                false => Err(ApiError::Invalid("rest: chunks are pushed here".to_owned())),
+            }
+        }
+    }
 
     /// Tells of a step. Idempotent on (attempt, sequence).
     fn report_step(&self, report: StepReport) -> impl Future<Output = Result<(), ApiError>> + Send;

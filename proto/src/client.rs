@@ -15,7 +15,7 @@ use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AgentName, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
-use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
+use caisson_model::log::{LogAck, LogChunk, LogKey, LogPush, LogRead, LogSeal};
 use caisson_model::run::{Explanation, NumberedEvent, RerunScope, RunView, Submission};
 use caisson_model::secret::OpenedSecrets;
 use futures_util::{Stream, StreamExt};
@@ -347,7 +347,11 @@ impl AgentApi for Client {
     }
 
     async fn seal_log(&self, hold: Hold, step: StepIndex, seal: LogSeal) -> Result<(), ApiError> {
-        let request = call(wire::SealLogRequest { hold: Some(hold.out()), step: step.out(), seal: Some(seal.out()) });
+        self.end_log(hold, step, Vec::new(), seal).await
+    }
+
+    async fn end_log(&self, hold: Hold, step: StepIndex, rest: Vec<LogChunk>, seal: LogSeal) -> Result<(), ApiError> {
+        let request = call(wire::SealLogRequest { hold: Some(hold.out()), step: step.out(), seal: Some(seal.out()), rest: rest.out() });
         self.agent.clone().seal_log(request).await.map_err(api_error)?;
         Ok(())
     }

@@ -13,7 +13,7 @@ use caisson_model::agent::Cordon;
 use caisson_model::cache::CacheQuery;
 use caisson_model::id::{AgentName, Digest, Hold, StepIndex};
 use caisson_model::lease::{AgentMessage, Completion, StepReport};
-use caisson_model::log::{LogKey, LogPush, LogSeal};
+use caisson_model::log::{CHUNK_BYTES, LogChunk, LogKey, LogPush, LogSeal};
 use caisson_model::run::Submission;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -302,7 +302,11 @@ impl<D: Door> Agent for Server<D> {
         let api = self.enter(&request).await?;
         let request = request.into_inner();
         let seal: LogSeal = required(request.seal, "seal").map_err(invalid)?;
-        api.seal_log(hold(request.hold)?, StepIndex(request.step), seal).await.map_err(status)?;
+        let rest: Vec<LogChunk> = field(request.rest, "rest").map_err(invalid)?;
+        if rest.iter().map(|chunk| chunk.bytes.len()).sum::<usize>() > CHUNK_BYTES {
+            return Err(status(ApiError::Invalid("rest: it is more than 64 KiB".to_owned())));
+        }
+        api.end_log(hold(request.hold)?, StepIndex(request.step), rest, seal).await.map_err(status)?;
         Ok(Response::new(wire::SealLogAnswer {}))
     }
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use caisson_model::outcome::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::options::{Given, Machine, Output};
-use crate::quantity;
+use crate::quantity::{self, Cores};
 
 /// How to reach a controller.
 #[derive(Clone, Debug, Default, Args)]
@@ -137,6 +138,12 @@ pub(crate) struct Agent {
     /// How many jobs run at once [default: one per two cores, at least 2]
     #[arg(long, value_name = "N", value_parser = quantity::count, help_heading = "Machine")]
     pub(crate) slots: Option<u32>,
+    /// Memory for all jobs together, against which their limits of memory count [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size, help_heading = "Machine")]
+    pub(crate) total_memory: Option<Bytes>,
+    /// Processors for all jobs together, against which their limits of processors count [default: the machine's]
+    #[arg(long, value_name = "N", value_parser = quantity::cores, help_heading = "Machine")]
+    pub(crate) total_cpus: Option<Cores>,
     /// Where workspaces are kept while their jobs run, and the agent's identity
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,

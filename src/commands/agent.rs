@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use caisson_agent::host;
 use caisson_agent::identity::{self, Identity, RenewError};
-use caisson_model::outcome::Fault;
+use caisson_model::outcome::{Bytes, Fault};
 use caisson_proto::client::{Client, Credentials};
 use caisson_proto::tls::Tls;
 use caisson_sandbox::launcher::Launcher;
@@ -16,6 +17,7 @@ use crate::config::{Config, Flags};
 use crate::embedded::{AgentSetup, CallError, RunningAgent};
 use crate::follow::Interrupts;
 use crate::machine;
+use crate::quantity::Cores;
 use crate::reach::{ReachError, url_of};
 use crate::report::{self, Exit, Explained, Failure};
 use crate::sandboxing;
@@ -97,6 +99,7 @@ pub(crate) fn run(arguments: fleet::Agent) -> Result<Exit, Failure> {
         state_dir: join::agents(&config.state_dir.value).join(name.replace('/', "_")),
         name,
         slots: config.slots(),
+        capacity: capacity(arguments.total_memory, arguments.total_cpus),
         labels: arguments.labels.clone(),
         host,
     };
@@ -105,6 +108,12 @@ pub(crate) fn run(arguments: fleet::Agent) -> Result<Exit, Failure> {
     let result = runtime.block_on(serve(place, launcher, setup));
     runtime.shutdown_background();
     result
+}
+
+/// What jobs' limits count against: what was said, or what the machine has.
+fn capacity(memory: Option<Bytes>, cores: Option<Cores>) -> (u64, u32) {
+    let machine = || std::thread::available_parallelism().map_or(0, |cores| u32::try_from(cores.get()).unwrap_or(0).saturating_mul(1000));
+    (memory.map_or_else(host::memory_of_this_machine, |bytes| bytes.0), cores.map_or_else(machine, |cores| cores.milli))
 }
 
 async fn serve(place: Place, launcher: Launcher, setup: AgentSetup) -> Result<Exit, Failure> {

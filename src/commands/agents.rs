@@ -71,6 +71,8 @@ fn object(name: &AgentName, agent: Option<&AgentView>, member: Option<&MemberVie
         "cordoned": agent.is_some_and(|agent| agent.cordoned),
         "draining": agent.is_some_and(|agent| agent.draining),
         "slots": agent.map_or(0, |agent| agent.slots),
+        "memory_bytes": agent.map_or(0, |agent| agent.memory_bytes),
+        "cpu_milli": agent.map_or(0, |agent| agent.cpu_milli),
         "jobs": agent.map(|agent| agent.jobs.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap_or_default(),
         "labels": agent.map(|agent| agent.labels.clone()).unwrap_or_default(),
         "enforces": agent.map(|agent| agent.enforces.clone()).unwrap_or_default(),

@@ -2,8 +2,10 @@
 
     python3 tests/benchmarks/fleet.py target/release/caisson [RUNS] [JOBS] [SLOTS]
 
-From the moment that the controller takes a run to the moment that its step begins in a sandbox, with an idle agent; and
-no-op jobs per second, each with its sandbox and all of it committed to the journal. Baseline: starting /bin/true, bare.
+From the moment that the controller takes a run to the moment that its step begins in a sandbox, with an idle agent; no-op
+jobs per second, each with its sandbox and all of it committed to the journal, with what they cost each process; how fast a
+step's output is masked, kept and delivered, and what memory that takes while a reader stands still. Baseline of the first
+two: starting /bin/true, bare; of the third: the same output into a pipe that nothing masks.
 """
 
 import json
@@ -18,11 +20,28 @@ import time
 from datetime import datetime
 
 caisson = os.path.abspath(sys.argv[1])
-runs, jobs, slots = (int(text) for text in (sys.argv[2:] + ["100", "512", "4"][len(sys.argv) - 2 :]))
+runs, jobs, slots = (int(text) for text in (sys.argv[2:] + ["100", "512", "8"][len(sys.argv) - 2 :]))
 
 
 def at(text):
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000
+
+
+def processor(process):
+    """Seconds of processor time of a process and all children that it waited for, and below it of those that live."""
+    try:
+        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        spent = sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        for task in pathlib.Path(f"/proc/{process}/task").iterdir():
+            spent += sum(processor(child) for child in (task / "children").read_text().split())
+        return spent
+    except OSError:
+        return 0.0
+
+
+def memory(process, field):
+    lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
 
 
 def main(root):
@@ -44,8 +63,8 @@ def main(root):
     (root / "controller.toml").write_text('listen = "127.0.0.5:0"\nnames = ["127.0.0.5"]\n')
     started = []
     try:
-        words = [caisson, "controller", "--config", str(root / "controller.toml"), "--state-dir", state]
-        controller = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        words = [caisson, "controller", "--config", str(root / "controller.toml"), "--state-dir", state, "--secret", "TOKEN"]
+        controller = subprocess.Popen(words, env={**environment, "TOKEN": "hunter2hunter2"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         started.append(controller)
         url = controller.stdout.readline().strip()
         join = call("token", "create", "--state-dir", state, "--agent", "one").strip()
@@ -72,12 +91,46 @@ def main(root):
             for part in range(max(jobs // 256, 1))
         )
         many = checkout("many", "on: push\njobs:\n" + parts)
-        objects = [json.loads(line) for line in call("submit", "--follow", "--json", folder=many, **client).splitlines()]
-        last = objects[-1]
-        count = len({o["id"] for o in objects if o["type"] == "job"})
-        span = (at(last["finished"]) - at(last["started"])) / 1000
-        assert last["outcome"] == "success", last
+        def ended(run):
+            while True:
+                shown = json.loads(call("show", str(run), "--json", **client))
+                if shown["state"] == "finished":
+                    assert shown["outcome"] == "success", shown["outcome"]
+                    return shown
+                time.sleep(0.5)
+
+        def submitted(folder):
+            return json.loads(call("submit", "--json", folder=folder, **client).splitlines()[-1])["id"]
+
+        agent = started[1]
+        before = [processor(child.pid) for child in started]
+        shown = ended(submitted(many))
+        spent = [processor(child.pid) - spent for child, spent in zip(started, before)]
+        count, span = len(shown["jobs"]), (at(shown["finished"]) - at(shown["started"])) / 1000
         print(f"no-op jobs with durable commits and a sandbox each: {count / span:.0f} jobs/s ({count} jobs, {slots} slots, {span:.1f} s)")
+        each = [1000 * seconds / count for seconds in spent]
+        print(f"  processor time a job: {each[0]:.1f} ms in the controller, {each[1]:.1f} ms in the agent with its sandboxes")
+
+        line = "a line of output that is as long as many lines of a build are, and then a little"
+        steps = "".join(
+            f"      - {{ run: \"yes '{line}' | head -c {size}\", env: {{ TOKEN: '${{{{ secrets.TOKEN }}}}' }} }}\n" for size in (1 << 30, 60 << 20)
+        )
+        loud = checkout("loud", f"on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n{steps}")
+        run = submitted(loud)
+        # Somebody who follows the log and does not read.
+        slow = subprocess.Popen([caisson, "logs", "-f", str(run)], env={**environment, **client}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        started.append(slow)
+        steps = ended(run)["jobs"][0]["steps"]
+        spans = [(at(step["finished"]) - at(step["started"])) / 1000 for step in steps[:2]]
+        before = time.monotonic()
+        subprocess.run(["sh", "-c", f"yes '{line}' | head -c {1 << 30} | cat >/dev/null"], check=True)
+        bare = time.monotonic() - before
+        print(f"1 GiB of output of one step, masked, the first and last part kept: {1074 / spans[0]:.0f} MB/s (bare, into a pipe: {1074 / bare:.0f} MB/s)")
+        print(f"60 MiB of output, masked and all of it kept: {62.9 / spans[1]:.0f} MB/s")
+        print(f"  highest memory, with a reader that stands still: controller {memory(controller.pid, 'VmHWM'):.0f} MiB, agent {memory(agent.pid, 'VmHWM'):.0f} MiB")
+        slow.kill()
+        started.remove(slow)
+        slow.wait()
         before = time.monotonic()
         for _ in range(200):
             subprocess.run(["/bin/true"], check=True)

@@ -64,6 +64,8 @@ pub(crate) fn hello(name: &str, running: Vec<Hold>) -> Hello {
         slots: 2,
         labels: vec!["*".into()],
         enforces: Vec::new(),
+        memory_bytes: 0,
+        cpu_milli: 0,
         running,
     }
 }
@@ -86,6 +88,19 @@ impl<A: Api> Agent<A> {
 
     pub(crate) async fn told(&mut self) -> ControllerMessage {
         in_time("a message", self.answers.next()).await.unwrap().unwrap()
+    }
+
+    /// Beats, and returns what was said before the answer.
+    pub(crate) async fn beat(&mut self, holds: Vec<Hold>) -> Vec<ControllerMessage> {
+        // Every beat waits for its answer, so that one number does for all.
+        let (number, mut said) = (7, Vec::new());
+        self.messages.send(AgentMessage::Beat { number, holds }).await.unwrap();
+        loop {
+            match self.told().await {
+                ControllerMessage::Heard(of) if of == number => return said,
+                other => said.push(other),
+            }
+        }
     }
 
     /// Takes the next offer and waits for the start.

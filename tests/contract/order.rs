@@ -1,7 +1,7 @@
 //! What the contract promises about who works when: cordons, drains, revocations, priorities, concurrency groups, reruns.
 
 use caisson_model::agent::{AgentView, Cordon, Hello, VersionRange};
-use caisson_model::id::{AgentName, StepIndex};
+use caisson_model::id::{AgentName, Fence, Hold, StepIndex};
 use caisson_model::lease::{AgentMessage, ControllerMessage, Recorded};
 use caisson_model::outcome::Outcome;
 use caisson_model::run::{RerunScope, RunState, Submission};
@@ -147,6 +147,15 @@ pub(crate) async fn an_agent_of_the_version_before_or_after_works(api: impl Api)
         agent.started(hold, 0).await;
         api.seal_log(hold, StepIndex(0), seal(b"")).await.unwrap();
         agent.finished(hold, 0, Outcome::Success).await;
+        // What came with a later version is not said to an agent that does not speak it.
+        if VersionRange::SPOKEN.agreed(versions) >= Some(VersionRange::HEARD) {
+            assert_eq!(agent.beat(vec![hold]).await, []);
+        } else {
+            let other = Hold { fence: Fence(1), ..hold };
+            agent.messages.send(AgentMessage::Beat { number: 0, holds: vec![hold] }).await.unwrap();
+            agent.messages.send(AgentMessage::Beat { number: 0, holds: vec![other] }).await.unwrap();
+            assert_eq!(agent.told().await, ControllerMessage::Forget(other));
+        }
         assert_eq!(agent.complete(hold, Outcome::Success).await, Ok(Recorded::Recorded));
         agent.messages.send(AgentMessage::Draining).await.unwrap();
     }

@@ -89,8 +89,7 @@ pub(crate) async fn a_fenced_attempt_can_do_nothing(api: impl Api) {
         assert_eq!(api.seal_log(hold, StepIndex(0), seal(b"")).await, Err(ApiError::Fenced));
         assert_eq!(agent.complete(hold, Outcome::Failure).await, Err(ApiError::Fenced));
         assert_eq!(agent.push(hold, vec![(0, b"x")]).await, [Err(ApiError::Fenced)]);
-        agent.messages.send(AgentMessage::Beat(vec![hold])).await.unwrap();
-        assert_eq!(agent.told().await, ControllerMessage::Forget(hold));
+        assert_eq!(agent.beat(vec![hold]).await, [ControllerMessage::Forget(hold)]);
     }
     assert_eq!(agent.complete(new, Outcome::Success).await, Ok(Recorded::Recorded));
     let detail = api.run(run).await.unwrap();
@@ -386,8 +385,7 @@ pub(crate) async fn labels_choose_the_agent_and_explain_says_so(api: impl Api) {
     assert!(again.fence > hold.fence);
     plain.messages.send(AgentMessage::Draining).await.unwrap();
     // Messages of a session are taken in order: the answer to the next one says that this one was taken.
-    plain.messages.send(AgentMessage::Beat(vec![hold])).await.unwrap();
-    assert_eq!(plain.told().await, ControllerMessage::Forget(hold));
+    assert_eq!(plain.beat(vec![hold]).await, [ControllerMessage::Forget(hold)]);
     submit(&api, ONE_STEP.replace("ubuntu-latest", "linux").as_str()).await;
     gpu.complete(again, Outcome::Success).await.unwrap();
     assert_eq!(gpu.start().await.attempt.job.run, RunId(3));

@@ -23,6 +23,10 @@ pub(super) const WINDOW: u64 = 1 << 20;
 /// A chunk that is not full waits this long after the last one, so that many small writes travel together. The first one never waits.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// A log that is closed within this, counted from its first byte, which comes before the step's program, is not pushed: what it
+/// has goes along with its seal. Whoever follows a log waits for its first line as long.
+const BRIEF: Duration = Duration::from_millis(50);
+
 /// Without any answer for this long, although bytes are on their way, the connection counts as broken.
 const STALL: Duration = Duration::from_secs(60);
 
@@ -72,6 +76,11 @@ impl Progress {
         self.sent = 0;
         self.resynced = None;
         self.rewinds += 1;
+    }
+
+    /// Whether all of a closed log can go along with its seal.
+    fn brief(&self) -> bool {
+        self.closed && self.kept == 0 && self.written <= CHUNK_BYTES as u64 && self.rewinds == 0
     }
 
     fn complete(&self) -> bool {
@@ -128,7 +137,7 @@ pub(super) struct Delivery<A> {
 }
 
 impl<A: AgentApi> Delivery<A> {
-    /// Runs until all of a closed log is kept, or there is an [`End`].
+    /// Runs until all of a closed log is kept, or is little enough to go along with the seal, or there is an [`End`].
     pub(super) async fn run(self) {
         let mut news = self.progress.subscribe();
         let mut backoff = Backoff::default();
@@ -139,6 +148,13 @@ impl<A: AgentApi> Delivery<A> {
             };
             if over {
                 return;
+            }
+            if self.progress.borrow().connection == 0 {
+                let more = news.wait_for(|p| p.end.is_some() || p.closed || p.written >= CHUNK_BYTES as u64);
+                let _either = timeout(BRIEF, more).await.is_ok();
+                if self.progress.borrow().brief() {
+                    return;
+                }
             }
             let before = self.progress.borrow().kept;
             let broken = self.connect().await;

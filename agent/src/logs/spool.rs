@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use caisson_model::log::LogSeal;
+use caisson_model::log::{LogChunk, LogSeal};
 use caisson_model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,20 @@ impl Spool {
             file.read_exact_at(&mut bytes, offset).map(|()| bytes)
         });
         Ok((bytes.await?, at))
+    }
+
+    /// The bytes from `from` to `to`, which were put before, in chunks of one point in time each.
+    pub(super) async fn rest(&self, from: u64, to: u64) -> io::Result<Vec<LogChunk>> {
+        let mut borders: Vec<u64> =
+            self.marks().iter().map(|(offset, _)| *offset).filter(|offset| (from + 1..to).contains(offset)).collect();
+        borders.push(to);
+        let (mut chunks, mut offset) = (Vec::new(), from);
+        for border in borders.into_iter().filter(|border| *border > from) {
+            let (bytes, at) = self.take(offset, (border - offset) as usize).await?;
+            chunks.push(LogChunk { offset, at, bytes });
+            offset = border;
+        }
+        Ok(chunks)
     }
 
     /// Forgets times that only bytes before `offset` have.

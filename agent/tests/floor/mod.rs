@@ -17,7 +17,7 @@ use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AgentName, AttemptId, Digest, Fence, Hold, JobId, JobKey, RunId, StepIndex};
 use caisson_model::job::{JobSpec, RunContexts, Strategy};
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepChange, StepReport, Verdict};
-use caisson_model::log::{LogAck, LogPush, LogSeal};
+use caisson_model::log::{LogAck, LogChunk, LogPush, LogSeal};
 use caisson_model::outcome::StepResult;
 use caisson_model::policy::Grant;
 use caisson_model::secret::{OpenedSecrets, SecretValue};
@@ -253,6 +253,18 @@ impl AgentApi for Controller {
         Ok(())
     }
 
+    async fn end_log(&self, hold: Hold, step: StepIndex, rest: Vec<LogChunk>, seal: LogSeal) -> Result<(), ApiError> {
+        {
+            let mut record = self.admit()?;
+            let log = record.logs.entry((hold, step)).or_default();
+            for chunk in rest {
+                let known = log.len() - chunk.offset as usize;
+                log.extend(chunk.bytes.into_iter().skip(known));
+            }
+        }
+        self.seal_log(hold, step, seal).await
+    }
+
     async fn report_step(&self, report: StepReport) -> Result<(), ApiError> {
         // A controller that is slower than the agent: whoever does not wait for its answer is ahead of it.
         for _ in 0..1000 {
@@ -341,6 +353,8 @@ impl Floor {
         let options = Options {
             name: AgentName("tester".into()),
             slots: 2,
+            memory_bytes: 0,
+            cpu_milli: 0,
             labels: vec!["ubuntu-latest".into()],
             state_dir: self.state.clone(),
             host: self.host.clone(),

@@ -20,7 +20,7 @@ use caisson_model::time::Timestamp;
 use crate::core::effect::Effect;
 use crate::core::event::{Answer, Event, Refusal, SessionId, Timing};
 use crate::core::job::{Job, Lease, Life};
-use crate::core::matching::{Agents, Place, Queue};
+use crate::core::matching::{Agents, Ask, Place, Queue};
 use crate::core::record::Record;
 use crate::core::state::{ApplyError, Run, State};
 use crate::core::turns::Turns;
@@ -56,6 +56,7 @@ struct Indexed {
     due: Option<Timestamp>,
     holder: Option<AgentName>,
     active: bool,
+    ask: Ask,
 }
 
 /// The answer to a call, or why there is none.

@@ -1,11 +1,13 @@
 //! Why a job is not running, in one sentence for each reason.
 
-use caisson_model::id::RunId;
+use caisson_model::id::{AgentName, RunId};
+use caisson_model::outcome::Bytes;
 use caisson_model::run::Explanation;
 
 use crate::core::engine::Engine;
 use crate::core::event::Refusal;
 use crate::core::job::{Job, Life};
+use crate::core::matching::{Agent, Ask};
 use crate::core::state::Run;
 use crate::core::turns::Member;
 
@@ -32,6 +34,25 @@ fn reasons(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
             engine.timing().term,
             engine.timing().grace
         )],
+    }
+}
+
+/// The job's limits do not fit beside those of the jobs that the agent has.
+fn narrow(name: &AgentName, agent: &Agent, ask: Ask) -> String {
+    let (share, (memory, cpu)) = (agent.share(ask), agent.room());
+    match memory.filter(|left| share.memory_bytes > *left) {
+        Some(left) => format!(
+            "it waits for memory: its limits take {}, and of the {} of agent {name} {} are left",
+            Bytes(share.memory_bytes),
+            Bytes(agent.hello.memory_bytes),
+            Bytes(left)
+        ),
+        None => {
+            let cores = |milli: u32| f64::from(milli) / 1000.0;
+            let left = cores(cpu.unwrap_or(0));
+            let (wants, has) = (cores(share.cpu_milli), cores(agent.hello.cpu_milli));
+            format!("it waits for processors: its limits take {wants}, and of the {has} of agent {name} {left} are left")
+        }
     }
 }
 
@@ -74,13 +95,16 @@ fn queued(engine: &Engine, run: &Run, job: &Job) -> Vec<String> {
         let offered: Vec<_> = present.iter().map(|(name, agent)| format!("{name} serves {}", agent.hello.labels.join(", "))).collect();
         return vec![format!("no connected agent serves runs-on {labels}: {}", offered.join("; "))];
     }
-    let reason = |name: &caisson_model::id::AgentName, agent: &crate::core::matching::Agent| {
+    let ask = Ask::of(spec);
+    let reason = |name: &AgentName, agent: &Agent| {
         if agent.cordoned {
             format!("agent {name} is cordoned")
         } else if agent.draining {
             format!("agent {name} is draining")
         } else if agent.free() == 0 {
             format!("all {} slots of agent {name} are taken", agent.hello.slots)
+        } else if !agent.has_room(ask) {
+            narrow(name, agent, ask)
         } else if engine.refusals(job.id).any(|(refused, _)| refused == name) {
             format!("agent {name} refused it a moment ago")
         } else {

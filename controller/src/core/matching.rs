@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use caisson_model::agent::{Hello, VersionRange};
 use caisson_model::id::{AgentName, JobId};
+use caisson_model::job::JobSpec;
+use caisson_model::step::StepSpec;
 use caisson_model::time::Timestamp;
 
 use crate::core::event::SessionId;
@@ -31,6 +33,28 @@ pub struct Agent {
     /// Jobs that it was offered or holds.
     pub jobs: BTreeSet<JobId>,
     class: Class,
+    /// What the limits of its jobs ask for, where they do.
+    asks: BTreeMap<JobId, Ask>,
+}
+
+/// What a job's limits take of an agent while it runs: its steps run one after the other, so the largest counts. 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ask {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Processors, in thousandths.
+    pub cpu_milli: u32,
+}
+
+impl Ask {
+    /// What this job takes.
+    pub fn of(spec: &JobSpec) -> Ask {
+        let limits = |step: &StepSpec| (step.grant.limits.memory_bytes.unwrap_or(0), step.grant.limits.cpu_milli.unwrap_or(0));
+        spec.steps.iter().map(limits).fold(Ask::default(), |ask, (memory, cpu)| Ask {
+            memory_bytes: ask.memory_bytes.max(memory),
+            cpu_milli: ask.cpu_milli.max(cpu),
+        })
+    }
 }
 
 /// A set of labels: of agents, or of jobs.
@@ -45,9 +69,11 @@ impl Agent {
             slots: 0,
             labels: Vec::new(),
             enforces: Vec::new(),
+            memory_bytes: 0,
+            cpu_milli: 0,
             running: Vec::new(),
         };
-        Agent { session: None, hello, draining: false, cordoned: false, jobs: BTreeSet::new(), class: Arc::new([]) }
+        Agent { session: None, hello, draining: false, cordoned: false, jobs: BTreeSet::new(), class: Arc::new([]), asks: BTreeMap::new() }
     }
 
     /// How many more jobs it takes now.
@@ -56,6 +82,43 @@ impl Agent {
             return 0;
         }
         self.hello.slots.saturating_sub(u32::try_from(self.jobs.len()).unwrap_or(u32::MAX))
+    }
+
+    /// What is left for the limits of further jobs: memory and thousandths of processors; `None` where the agent does not say
+    /// what it has.
+    pub fn room(&self) -> (Option<u64>, Option<u32>) {
+        let (mut memory, mut cpu) = (self.hello.memory_bytes, self.hello.cpu_milli);
+        for share in self.asks.values().map(|ask| self.share(*ask)) {
+            memory = memory.saturating_sub(share.memory_bytes);
+            cpu = cpu.saturating_sub(share.cpu_milli);
+        }
+        ((self.hello.memory_bytes > 0).then_some(memory), (self.hello.cpu_milli > 0).then_some(cpu))
+    }
+
+    /// What of `ask` counts here: a job that may take more than the machine has takes all of it.
+    pub fn share(&self, ask: Ask) -> Ask {
+        let Hello { memory_bytes, cpu_milli, .. } = &self.hello;
+        Ask { memory_bytes: ask.memory_bytes.min(*memory_bytes), cpu_milli: ask.cpu_milli.min(*cpu_milli) }
+    }
+
+    /// Whether the limits of a job fit beside those of the jobs that it has.
+    pub fn has_room(&self, ask: Ask) -> bool {
+        let (share, (memory, cpu)) = (self.share(ask), self.room());
+        memory.is_none_or(|left| share.memory_bytes <= left) && cpu.is_none_or(|left| share.cpu_milli <= left)
+    }
+
+    /// It has one more job.
+    pub fn take(&mut self, job: JobId, ask: Ask) {
+        self.jobs.insert(job);
+        if ask != Ask::default() {
+            self.asks.insert(job, ask);
+        }
+    }
+
+    /// It has one less.
+    pub fn give(&mut self, job: JobId) {
+        self.jobs.remove(&job);
+        self.asks.remove(&job);
     }
 
     /// Whether it serves all of these labels.
@@ -126,7 +189,12 @@ pub struct Place {
     pub priority: i32,
     /// Since when.
     pub since: Timestamp,
+    /// What its limits take.
+    pub ask: Ask,
 }
+
+/// Where a lane stands among those with the same labels: the most urgent first. All of its jobs take the same.
+type Rank = (Reverse<i32>, Ask);
 
 /// How good a claim a job has: the smallest comes first.
 type Claim = (Reverse<i32>, u32, Timestamp, JobId);
@@ -146,13 +214,13 @@ struct Lane {
 #[derive(Clone, Debug, Default)]
 struct Share {
     active: u32,
-    lanes: BTreeSet<(Class, Reverse<i32>)>,
+    lanes: BTreeSet<(Class, Rank)>,
 }
 
 /// Jobs that wait for an agent.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    lines: BTreeMap<Class, BTreeMap<Reverse<i32>, Lane>>,
+    lines: BTreeMap<Class, BTreeMap<Rank, Lane>>,
     shares: HashMap<Arc<str>, Share>,
     length: usize,
 }
@@ -196,8 +264,8 @@ impl Queue {
             Some((key, _)) => key.clone(),
             None => Class::from(labels),
         };
-        let priority = Reverse(place.priority);
-        let lane = self.lines.entry(key.clone()).or_default().entry(priority).or_default();
+        let rank = (Reverse(place.priority), place.ask);
+        let lane = self.lines.entry(key.clone()).or_default().entry(rank).or_default();
         let before = lane.head(repository, active);
         lane.waiting.entry(name.clone()).or_default().insert((place.since, job));
         let after = lane.head(repository, active);
@@ -207,7 +275,7 @@ impl Queue {
         if before.is_none()
             && let Some(share) = self.shares.get_mut(&name)
         {
-            share.lanes.insert((key, priority));
+            share.lanes.insert((key, rank));
         }
         self.length += 1;
     }
@@ -215,9 +283,9 @@ impl Queue {
     /// Takes it out.
     pub fn remove(&mut self, labels: &[String], repository: &str, place: Place, job: JobId) {
         let active = self.shares.get(repository).map_or(0, |share| share.active);
-        let priority = Reverse(place.priority);
+        let rank = (Reverse(place.priority), place.ask);
         let Some(line) = self.lines.get_mut(labels) else { return };
-        let Some(lane) = line.get_mut(&priority) else { return };
+        let Some(lane) = line.get_mut(&rank) else { return };
         let before = lane.head(repository, active);
         let Some(waiting) = lane.waiting.get_mut(repository) else { return };
         if !waiting.remove(&(place.since, job)) {
@@ -234,12 +302,12 @@ impl Queue {
         }
         if empty {
             if lane.waiting.is_empty() {
-                line.remove(&priority);
+                line.remove(&rank);
             }
             let gone = line.is_empty();
             let key = self.lines.get_key_value(labels).map(|(key, _)| key.clone());
             if let (Some(share), Some(key)) = (self.shares.get_mut(repository), key) {
-                share.lanes.remove(&(key, priority));
+                share.lanes.remove(&(key, rank));
             }
             if gone {
                 self.lines.remove(labels);
@@ -254,8 +322,8 @@ impl Queue {
         let before = share.active;
         share.active = if more { before + 1 } else { before.saturating_sub(1) };
         let (after, lanes) = (share.active, share.lanes.clone());
-        for (labels, priority) in lanes {
-            let Some(lane) = self.lines.get_mut(&labels).and_then(|line| line.get_mut(&priority)) else { continue };
+        for (labels, rank) in lanes {
+            let Some(lane) = self.lines.get_mut(&labels).and_then(|line| line.get_mut(&rank)) else { continue };
             if let Some(head) = lane.head(&name, before) {
                 lane.order.remove(&head);
                 lane.order.insert((after, head.1, head.2, head.3));
@@ -264,32 +332,43 @@ impl Queue {
         self.tidy(&name);
     }
 
-    /// The job with the best claim among those that agents of these labels serve and that `open` lets through.
-    fn next(&self, labels: &[String], open: impl Fn(JobId) -> bool) -> Option<Claim> {
+    /// The job with the best claim among those that agents of these labels serve, that fit, and that `open` lets through.
+    fn next(&self, labels: &[String], fits: impl Fn(Ask) -> bool, open: impl Fn(JobId, Ask) -> bool) -> Option<(Claim, Ask)> {
         let lines = self.lines.iter().filter(|(wanted, _)| serves(labels, wanted));
-        let best = |lanes: &BTreeMap<Reverse<i32>, Lane>| {
-            lanes.iter().find_map(|(priority, lane)| {
-                lane.order.iter().find_map(|(active, _, _, repository)| {
+        let best = |lanes: &BTreeMap<Rank, Lane>| {
+            let mut best: Option<(Claim, Ask)> = None;
+            for ((priority, ask), lane) in lanes {
+                if best.is_some_and(|((urgent, ..), _)| urgent < *priority) {
+                    break;
+                }
+                if *ask != Ask::default() && !fits(*ask) {
+                    continue;
+                }
+                let first = lane.order.iter().find_map(|(active, _, _, repository)| {
                     let waiting = lane.waiting.get(repository)?;
-                    let (since, job) = waiting.iter().find(|(_, job)| open(*job))?;
-                    Some((*priority, *active, *since, *job))
-                })
-            })
+                    let (since, job) = waiting.iter().find(|(_, job)| open(*job, *ask))?;
+                    Some(((*priority, *active, *since, *job), *ask))
+                });
+                best = [best, first].into_iter().flatten().min();
+            }
+            best
         };
         lines.filter_map(|(_, lanes)| best(lanes)).min()
     }
 
     /// The next job to offer and the agent to offer it to. `refused` says whether the agent is not to be asked just now.
     pub fn choose(&self, agents: &Agents, refused: impl Fn(&AgentName, JobId) -> bool) -> Option<(JobId, AgentName)> {
-        let free = |job: JobId, idle: &BTreeSet<(Reverse<u32>, AgentName)>| {
-            idle.iter().map(|(_, name)| name).find(|name| !refused(name, job)).cloned()
+        let room = |name: &AgentName, ask: Ask| ask == Ask::default() || agents.get(name).is_some_and(|agent| agent.has_room(ask));
+        let free = |job: JobId, ask: Ask, idle: &BTreeSet<(Reverse<u32>, AgentName)>| {
+            idle.iter().map(|(_, name)| name).find(|name| room(name, ask) && !refused(name, job)).cloned()
         };
         let claims = agents.idle().filter_map(|(class, idle)| {
-            let claim = self.next(class, |job| idle.iter().any(|(_, name)| !refused(name, job)))?;
+            let fits = |ask| idle.iter().any(|(_, name)| room(name, ask));
+            let claim = self.next(class, fits, |job, ask| idle.iter().any(|(_, name)| room(name, ask) && !refused(name, job)))?;
             Some((claim, idle))
         });
-        let ((.., job), idle) = claims.min_by_key(|(claim, idle)| (*claim, idle.first().map(|(free, _)| *free)))?;
-        Some((job, free(job, idle)?))
+        let (((.., job), ask), idle) = claims.min_by_key(|(claim, idle)| (*claim, idle.first().map(|(free, _)| *free)))?;
+        Some((job, free(job, ask, idle)?))
     }
 
     /// How many jobs wait.
@@ -319,7 +398,7 @@ mod tests {
     }
 
     fn place(priority: i32, since: u64) -> Place {
-        Place { priority, since: Timestamp(since) }
+        Place { priority, since: Timestamp(since), ask: Ask::default() }
     }
 
     fn agents(all: &[(&str, u32, &[&str])]) -> Agents {
@@ -390,6 +469,40 @@ mod tests {
             queue.load(repository, false);
         }
         assert!(queue.shares.is_empty(), "nothing is remembered of repositories that have no job");
+    }
+
+    #[test]
+    fn limits_count_against_what_an_agent_has() {
+        const GIB: u64 = 1 << 30;
+        let mut pool = agents(&[("a", 4, &["x"])]);
+        let name = AgentName("a".into());
+        let change =
+            |pool: &mut Agents, change: &dyn Fn(&mut Agent)| pool.update(&name, || Agent::absent(name.clone()), |agent| change(agent));
+        change(&mut pool, &|agent| (agent.hello.memory_bytes, agent.hello.cpu_milli) = (4 * GIB, 2000));
+        let ask = |memory_bytes, cpu_milli| Ask { memory_bytes, cpu_milli };
+        let table = [
+            (ask(3 * GIB, 0), ask(GIB, 0), true),
+            (ask(3 * GIB, 0), ask(2 * GIB, 0), false),
+            (ask(0, 1500), ask(0, 1000), false),
+            (ask(0, 1500), ask(4 * GIB, 500), true),
+            // What may take more than there is takes all of it, and is not kept from running for ever.
+            (ask(0, 0), ask(64 * GIB, 64_000), true),
+            (ask(1, 0), ask(64 * GIB, 0), false),
+            (ask(64 * GIB, 64_000), ask(0, 0), true),
+        ];
+        for (held, wanted, fits) in table {
+            change(&mut pool, &|agent| agent.take(job(1), held));
+            let mut queue = Queue::default();
+            queue.insert(&words(&["x"]), "", Place { ask: wanted, ..place(0, 1) }, job(2));
+            assert_eq!(queue.choose(&pool, |_, _| false).is_some(), fits, "{wanted:?} beside {held:?}");
+            // What asks for nothing is not held up by what does not fit, and urgent jobs stay first.
+            queue.insert(&words(&["x"]), "", place(-1, 2), job(3));
+            let first = queue.choose(&pool, |_, _| false).map(|(job, _)| job);
+            assert_eq!(first, Some(if fits { job(2) } else { job(3) }));
+            queue.remove(&words(&["x"]), "", Place { ask: wanted, ..place(0, 1) }, job(2));
+            assert_eq!(queue.len(), 1);
+            change(&mut pool, &|agent| agent.give(job(1)));
+        }
     }
 
     #[test]

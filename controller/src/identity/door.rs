@@ -10,7 +10,7 @@ use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{AgentName, AttemptId, Digest, Hold, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepReport};
-use caisson_model::log::{LogAck, LogKey, LogPush, LogRead, LogSeal};
+use caisson_model::log::{LogAck, LogChunk, LogKey, LogPush, LogRead, LogSeal};
 use caisson_model::run::{Explanation, NumberedEvent, RerunScope, RunView, Submission};
 use caisson_model::secret::OpenedSecrets;
 use caisson_proto::api::{AgentApi, Answers, ApiError, BlobApi, ClientApi, Messages, RunDetail, Submitted};
@@ -243,6 +243,10 @@ impl AgentApi for Caller {
 
     async fn seal_log(&self, hold: Hold, step: StepIndex, seal: LogSeal) -> Result<(), ApiError> {
         self.own(hold.attempt, "seal-log")?.seal_log(hold, step, seal).await
+    }
+
+    async fn end_log(&self, hold: Hold, step: StepIndex, rest: Vec<LogChunk>, seal: LogSeal) -> Result<(), ApiError> {
+        self.own(hold.attempt, "seal-log")?.end_log(hold, step, rest, seal).await
     }
 
     async fn report_step(&self, report: StepReport) -> Result<(), ApiError> {

@@ -8,7 +8,7 @@ use caisson_model::cache::{CacheEntry, CacheQuery, Saved};
 use caisson_model::id::{Digest, Hold, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::lease::{AgentMessage, Completion, ControllerMessage, Recorded, StepChange, StepReport};
-use caisson_model::log::{LogAck, LogKey, LogPush, LogSeal};
+use caisson_model::log::{LogAck, LogChunk, LogKey, LogPush, LogSeal};
 use caisson_model::secret::OpenedSecrets;
 use caisson_proto::api::{AgentApi, Answers, ApiError, BlobApi, Messages};
 use futures_util::future::FutureExt;
@@ -117,8 +117,15 @@ impl AgentApi for Service {
     }
 
     async fn seal_log(&self, hold: Hold, step: StepIndex, seal: LogSeal) -> Result<(), ApiError> {
+        self.end_log(hold, step, Vec::new(), seal).await
+    }
+
+    async fn end_log(&self, hold: Hold, step: StepIndex, rest: Vec<LogChunk>, seal: LogSeal) -> Result<(), ApiError> {
         self.holds(hold)?;
-        self.inner.logs.seal(LogKey { attempt: hold.attempt, step }, seal).await.map_err(log_error)
+        for chunk in &rest {
+            self.metrics().lag(now().since(chunk.at));
+        }
+        self.inner.logs.seal(LogKey { attempt: hold.attempt, step }, rest, seal).await.map_err(log_error)
     }
 
     async fn report_step(&self, report: StepReport) -> Result<(), ApiError> {

@@ -50,9 +50,13 @@ pub(super) struct Agent {
     /// The number of its session, when it believes to have one.
     pub(super) link: Option<u64>,
     pub(super) welcomed: bool,
-    /// When it last knew that the controller knows its session.
+    /// When its connection last showed a sign of the other side. Says whether the link is alive, and nothing about leases.
+    pub(super) alive: u64,
+    /// When it sent the newest of what the controller has answered: from then on its leases count.
     pub(super) heard: u64,
-    /// When it beat last.
+    /// When it said hello on its link.
+    pub(super) greeted: u64,
+    /// When it beat last, which is also the beat's number.
     pub(super) beaten: u64,
     /// Offers that it accepted, and until when it keeps a slot for each.
     pub(super) reserved: BTreeMap<Hold, u64>,
@@ -71,7 +75,9 @@ impl Agent {
             up: true,
             link: None,
             welcomed: false,
+            alive: 0,
             heard: 0,
+            greeted: 0,
             beaten: 0,
             reserved: BTreeMap::new(),
             running: BTreeMap::new(),

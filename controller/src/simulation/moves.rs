@@ -76,10 +76,15 @@ impl World {
         let declines = !self.is_calm() && self.chance.percent(10);
         let now = self.now;
         let agent = &mut self.agents[index];
+        // A session begins with its welcome; what overtook it here, a real connection would have brought after it.
+        if !agent.welcomed && matches!(message, ControllerMessage::Offer { .. } | ControllerMessage::Start(_)) {
+            return;
+        }
         match message {
             ControllerMessage::Welcome { verdicts, .. } => {
                 agent.welcomed = true;
-                agent.heard = now;
+                // The hello is what was heard, however long the answer took.
+                agent.heard = agent.heard.max(agent.greeted);
                 agent.beaten = 0;
                 for (hold, verdict) in verdicts {
                     match verdict {
@@ -124,6 +129,7 @@ impl World {
                 agent.reserved.remove(&hold);
                 agent.running.remove(&hold);
             }
+            ControllerMessage::Heard(sent) => agent.heard = agent.heard.max(sent),
             ControllerMessage::Drain => {}
         }
     }
@@ -150,17 +156,15 @@ impl World {
         let alive = self.session(index).is_some() && self.engine.is_some() && (self.is_calm() || self.chance.percent(95));
         let agent = &mut self.agents[index];
         if alive && agent.welcomed {
-            agent.heard = now;
+            agent.alive = now;
         }
-        let waited = now.saturating_sub(agent.heard);
-        if agent.link.is_some() && waited > PING {
+        if agent.link.is_some() && now.saturating_sub(agent.alive) > PING {
             agent.link = None;
             agent.welcomed = false;
             agent.reserved.clear();
         }
-        if waited >= (timing.term + timing.grace).as_millis() as u64 {
+        if !agent.welcomed && now.saturating_sub(agent.heard) >= (timing.term + timing.grace).as_millis() as u64 {
             agent.running.clear();
-            agent.heard = now;
         }
         agent.reserved.retain(|_, until| *until > now);
         if agent.link.is_none() && !agent.refused {
@@ -168,6 +172,7 @@ impl World {
             let (link, agent) = (self.order, &mut self.agents[index]);
             agent.link = Some(link);
             agent.welcomed = false;
+            (agent.greeted, agent.alive) = (now, now);
             let (whom, running) = ((index, agent.life), agent.running.keys().copied().collect());
             self.send(Thing::Hello(whom, link, running));
         }
@@ -175,7 +180,7 @@ impl World {
         if agent.welcomed && now >= agent.beaten + 1_000 {
             agent.beaten = now;
             let holds = agent.running.keys().copied().collect();
-            self.say(index, AgentMessage::Beat(holds));
+            self.say(index, AgentMessage::Beat { number: now, holds });
         }
         let life = self.agents[index].life;
         let mut calls = Vec::new();

@@ -14,8 +14,11 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
-    /// What this build speaks.
-    pub const SPOKEN: VersionRange = VersionRange { min: 1, max: 2 };
+    /// What this build speaks. Version 2 added artifacts and caches, version 3 that beats are answered.
+    pub const SPOKEN: VersionRange = VersionRange { min: 1, max: 3 };
+
+    /// Since this version a controller answers beats.
+    pub const HEARD: u32 = 3;
 
     /// The newest version that both sides speak, if any.
     pub fn agreed(self, other: VersionRange) -> Option<u32> {
@@ -37,6 +40,12 @@ pub struct Hello {
     pub labels: Vec<String>,
     /// Protections that its host can enforce, by name.
     pub enforces: Vec<String>,
+    /// Memory that it has for jobs, in bytes; 0 where it does not say.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Processors that it has for jobs, in thousandths; 0 where it does not say.
+    #[serde(default)]
+    pub cpu_milli: u32,
     /// Attempts that it is running, from before the connection broke.
     pub running: Vec<Hold>,
 }
@@ -64,6 +73,12 @@ pub struct AgentView {
     pub labels: Vec<String>,
     /// Protections that its host can enforce.
     pub enforces: Vec<String>,
+    /// Memory that it has for jobs, in bytes; 0 where it does not say.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Processors that it has for jobs, in thousandths; 0 where it does not say.
+    #[serde(default)]
+    pub cpu_milli: u32,
     /// Jobs that it was offered or holds.
     pub jobs: Vec<JobId>,
     /// Whether a person said that it gets no new jobs.

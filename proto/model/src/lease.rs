@@ -22,7 +22,12 @@ pub enum AgentMessage {
         reason: String,
     },
     /// It is alive and holds these; renews all their leases.
-    Beat(Vec<Hold>),
+    Beat {
+        /// Counts the beats of this agent. 0 before version 3 of the contract.
+        number: u64,
+        /// What it holds.
+        holds: Vec<Hold>,
+    },
     /// It has begun to cancel.
     CancelAck(Hold),
     /// Every process of the attempt is dead.
@@ -70,6 +75,8 @@ pub enum ControllerMessage {
     Forget(Hold),
     /// Take no more work.
     Drain,
+    /// The beat of this number was heard. Since version 3 of the contract.
+    Heard(u64),
 }
 
 /// What becomes of an attempt that an agent ran while the connection was broken.

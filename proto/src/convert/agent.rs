@@ -13,7 +13,7 @@ enumeration!(Verdict => Verdict { Keep, Stop, Forget });
 enumeration!(Recorded => Recorded { Recorded, AlreadyRecorded });
 
 message!(VersionRange => VersionRange { min, max });
-message!(Hello => Hello { agent, slots, labels, enforces, running } whole { versions });
+message!(Hello => Hello { agent, slots, labels, enforces, running, memory_bytes, cpu_milli } whole { versions });
 message!(LogPush => PushLogRequest { step } whole { hold, chunk });
 message!(Completion => CompleteAttemptRequest { outcome, cause, outputs, at } whole { hold });
 
@@ -25,7 +25,7 @@ impl Cross for AgentMessage {
         let message = match self {
             AgentMessage::Accept(hold) => Message::Accept(hold.out()),
             AgentMessage::Decline { hold, reason } => Message::Decline(Decline { hold: Some(hold.out()), reason }),
-            AgentMessage::Beat(holds) => Message::Beat(Beat { holds: holds.out() }),
+            AgentMessage::Beat { number, holds } => Message::Beat(Beat { holds: holds.out(), number }),
             AgentMessage::CancelAck(hold) => Message::CancelAck(hold.out()),
             AgentMessage::Killed(hold) => Message::Killed(hold.out()),
             AgentMessage::Draining => Message::Draining(Draining {}),
@@ -39,7 +39,7 @@ impl Cross for AgentMessage {
             Message::Hello(_) => return Err(Malformed::new("is said once, as the first message").within("hello")),
             Message::Accept(hold) => AgentMessage::Accept(field(hold, "accept")?),
             Message::Decline(decline) => AgentMessage::Decline { hold: required(decline.hold, "decline.hold")?, reason: decline.reason },
-            Message::Beat(beat) => AgentMessage::Beat(field(beat.holds, "beat.holds")?),
+            Message::Beat(beat) => AgentMessage::Beat { number: beat.number, holds: field(beat.holds, "beat.holds")? },
             Message::CancelAck(hold) => AgentMessage::CancelAck(field(hold, "cancel_ack")?),
             Message::Killed(hold) => AgentMessage::Killed(field(hold, "killed")?),
             Message::Draining(_) => AgentMessage::Draining,
@@ -79,6 +79,7 @@ impl Cross for ControllerMessage {
             }),
             ControllerMessage::Forget(hold) => Message::Forget(hold.out()),
             ControllerMessage::Drain => Message::Drain(Drain {}),
+            ControllerMessage::Heard(number) => Message::Heard(number),
         };
         wire::SessionAnswer { message: Some(message) }
     }
@@ -105,6 +106,7 @@ impl Cross for ControllerMessage {
             },
             Message::Forget(hold) => ControllerMessage::Forget(field(hold, "forget")?),
             Message::Drain(_) => ControllerMessage::Drain,
+            Message::Heard(number) => ControllerMessage::Heard(number),
         })
     }
 }

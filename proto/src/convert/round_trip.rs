@@ -377,7 +377,7 @@ impl Tape {
         match self.byte() % 6 {
             0 => AgentMessage::Accept(self.hold()),
             1 => AgentMessage::Decline { hold: self.hold(), reason: self.text() },
-            2 => AgentMessage::Beat(self.many(Tape::hold)),
+            2 => AgentMessage::Beat { number: self.long(), holds: self.many(Tape::hold) },
             3 => AgentMessage::CancelAck(self.hold()),
             4 => AgentMessage::Killed(self.hold()),
             _ => AgentMessage::Draining,
@@ -385,12 +385,13 @@ impl Tape {
     }
     fn controller_message(&mut self) -> ControllerMessage {
         let verdict = |t: &mut Tape| (t.hold(), t.one(&[lease::Verdict::Keep, lease::Verdict::Stop, lease::Verdict::Forget]));
-        match self.byte() % 6 {
+        match self.byte() % 7 {
             0 => ControllerMessage::Welcome { version: self.int(), term: self.span(), grace: self.span(), verdicts: self.many(verdict) },
             1 => ControllerMessage::Offer { hold: self.hold(), spec: self.digest(), deadline: self.at() },
             2 => ControllerMessage::Start(self.hold()),
             3 => ControllerMessage::Cancel { hold: self.hold(), terminate_after: self.span(), kill_after: self.span() },
             4 => ControllerMessage::Forget(self.hold()),
+            5 => ControllerMessage::Heard(self.long()),
             _ => ControllerMessage::Drain,
         }
     }
@@ -401,6 +402,8 @@ impl Tape {
             slots: self.int(),
             labels: self.many(Tape::text),
             enforces: self.many(Tape::text),
+            memory_bytes: self.long(),
+            cpu_milli: self.int(),
             running: self.many(Tape::hold),
         }
     }

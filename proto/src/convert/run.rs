@@ -20,7 +20,7 @@ message!(RunView => RunView { id, workflow, file, event, state, outcome, submitt
 message!(LedgerHead => LedgerHead { entries, head });
 message!(JobView => JobView { key, name, state, outcome, cause, attempt, agent, started, finished, outputs } whole { id });
 message!(StepView => StepView { index, id, name, state, result, started, finished } whole { attempt });
-message!(AgentView => AgentView { name, connected, slots, labels, enforces, jobs, cordoned, draining, revoked });
+message!(AgentView => AgentView { name, connected, slots, labels, enforces, jobs, cordoned, draining, revoked, memory_bytes, cpu_milli });
 message!(Explanation => Explanation { reasons } whole { job });
 message!(RunDetail => GetRunAnswer { jobs, steps } whole { run });
 

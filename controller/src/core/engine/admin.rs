@@ -80,6 +80,8 @@ impl Engine {
                 slots: agent.hello.slots,
                 labels: agent.hello.labels.clone(),
                 enforces: agent.hello.enforces.clone(),
+                memory_bytes: agent.hello.memory_bytes,
+                cpu_milli: agent.hello.cpu_milli,
                 jobs: agent.jobs.iter().copied().collect(),
                 cordoned: self.state.cordoned.contains(name),
                 draining: agent.draining,

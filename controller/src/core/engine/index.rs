@@ -6,7 +6,7 @@ use caisson_model::time::Timestamp;
 
 use crate::core::engine::{Engine, Indexed};
 use crate::core::job::{Job, Lease, Life};
-use crate::core::matching::{Agent, Place};
+use crate::core::matching::{Agent, Ask, Place};
 use crate::core::state::Run;
 
 impl Engine {
@@ -53,10 +53,10 @@ impl Engine {
             if old.holder != new.holder {
                 let gone = |name: &AgentName| Agent::absent(name.clone());
                 if let Some(name) = &old.holder {
-                    self.agents.update(name, || gone(name), |agent| agent.jobs.retain(|job| *job != id));
+                    self.agents.update(name, || gone(name), |agent| agent.give(id));
                 }
                 if let Some(name) = &new.holder {
-                    self.agents.update(name, || gone(name), |agent| agent.jobs.extend([id]));
+                    self.agents.update(name, || gone(name), |agent| agent.take(id, new.ask));
                 }
             }
         }
@@ -74,13 +74,17 @@ impl Engine {
             Life::Leased(lease) | Life::Running(lease) => Some(lease.expires.min(self.limit(job, lease))),
             Life::Suspect { lease, until } => Some((*until).min(self.limit(job, lease))),
         };
+        let ask = match (&job.spec, &job.life) {
+            (Some(spec), life) if !matches!(life, Life::Waiting | Life::Finished(_)) => Ask::of(spec),
+            _ => Ask::default(),
+        };
         let place = match (&job.life, &job.spec) {
             (Life::Queued { since }, Some(spec)) if self.may_start(run, job, spec) => {
-                Some(Place { priority: run.terms.priority, since: *since })
+                Some(Place { priority: run.terms.priority, since: *since, ask })
             }
             _ => None,
         };
-        Indexed { place, due, holder, active: job.life.is_active() }
+        Indexed { place, due, holder, active: job.life.is_active(), ask }
     }
 
     /// Whether its turn has come, and `max-parallel` lets one more cell start.

@@ -99,12 +99,16 @@ impl Engine {
                     self.refuse(job, &agent);
                 }
             }
-            AgentMessage::Beat(holds) => {
+            AgentMessage::Beat { number, holds } => {
                 for hold in holds {
                     match self.lease(hold) {
                         Ok(lease) if lease.agent == agent => self.renew(hold),
                         _ => self.effects.push(Effect::Send(session, ControllerMessage::Forget(hold))),
                     }
+                }
+                let versions = self.agents.get(&agent).map(|known| known.hello.versions);
+                if versions.and_then(|versions| VersionRange::SPOKEN.agreed(versions)) >= Some(VersionRange::HEARD) {
+                    self.effects.push(Effect::Send(session, ControllerMessage::Heard(number)));
                 }
             }
             AgentMessage::Draining => self.agents.update(&agent.clone(), || Agent::absent(agent), |agent| agent.draining = true),
