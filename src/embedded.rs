@@ -213,12 +213,21 @@ impl RunningAgent {
 
     /// Ready when the agent ended by itself, with the reason. May be dropped and asked for again.
     pub(crate) async fn ended(&mut self) -> Failure {
+        match self.left().await {
+            Err(failure) => failure,
+            Ok(()) => AgentError::Broke.into(),
+        }
+    }
+
+    /// Ready when the agent left because it was drained, or with the reason for which it ended. May be dropped and asked for again.
+    pub(crate) async fn left(&mut self) -> Result<(), Failure> {
         let Some(task) = &mut self.task else { return std::future::pending().await };
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(Err(error)) => AgentError::Ended(error).into(),
-            Ok(Ok(())) | Err(_) => AgentError::Broke.into(),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(AgentError::Ended(error).into()),
+            Err(_) => Err(AgentError::Broke.into()),
         }
     }
 

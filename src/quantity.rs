@@ -40,6 +40,11 @@ fn from_number(number: f64) -> Result<Cores, String> {
     }
 }
 
+/// Reads the number of a run.
+pub(crate) fn run(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "write the number of a run; `caisson runs` lists them".to_owned())
+}
+
 /// Reads a number of cores.
 pub(crate) fn cores(text: &str) -> Result<Cores, String> {
     from_number(text.parse().unwrap_or(f64::NAN))

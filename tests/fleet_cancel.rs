@@ -172,3 +172,14 @@ fn a_log_is_live_and_the_same_from_wherever_it_is_read() {
     let timed = fleet.on(&["logs", "--timestamps", &target]);
     assert!(timed.lines().all(|line| line.starts_with("20") && line.len() > 30), "{timed} after {:?}", begun.elapsed());
 }
+
+/// Whoever drains an agent takes it from its service: that is no failure of the agent.
+#[test]
+fn a_drained_agent_leaves_in_peace() {
+    let mut fleet = Fleet::start("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [{ run: echo up }]\n");
+    until("the agent", || fleet.on(&["agents", "--json"]).contains("\"connected\":true"));
+    fleet.on(&["drain", "one"]);
+    let mut agent = fleet.children.pop().unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(0));
+    assert!(fleet.on(&["agents", "--json"]).contains("\"state\":\"cordoned\""));
+}

@@ -211,7 +211,7 @@ pub(crate) struct Runs {
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     /// The run's number
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", value_parser = quantity::run)]
     pub(crate) run: u64,
     /// As one JSON object
     #[arg(long)]
@@ -227,7 +227,7 @@ Each entry is chained to the one before it by a SHA-256 digest, and the newest d
 anew from the history that the controller keeps; exit code 1 when it does not end where the record says, or where --head says.")]
 pub(crate) struct Ledger {
     /// The run's number
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", value_parser = quantity::run)]
     pub(crate) run: u64,
     /// What the chain must end with: the head that was written down elsewhere, as `sha256:...`
     #[arg(long, value_name = "DIGEST")]
@@ -270,7 +270,7 @@ pub(crate) struct Logs {
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// Their numbers
-    #[arg(value_name = "RUN", required = true)]
+    #[arg(value_name = "RUN", required = true, value_parser = quantity::run)]
     pub(crate) runs: Vec<u64>,
     /// One JSON object per line
     #[arg(long)]
@@ -283,7 +283,7 @@ pub(crate) struct Cancel {
 #[derive(Debug, Args)]
 pub(crate) struct Rerun {
     /// The run's number
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", value_parser = quantity::run)]
     pub(crate) run: u64,
     /// Only the jobs that did not succeed, and those that need them
     #[arg(long)]
@@ -364,7 +364,7 @@ pub(crate) struct Drain {
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// The run's number
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", value_parser = quantity::run)]
     pub(crate) run: u64,
     /// One JSON object per line
     #[arg(long)]

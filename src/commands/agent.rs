@@ -160,7 +160,11 @@ async fn serve(place: Place, launcher: Launcher, setup: AgentSetup) -> Result<Ex
     report::note(&format!("agent {} with {} slots at {url}; Ctrl-C lets it leave", setup.name, setup.slots));
     let mut agent = RunningAgent::start(client, launcher, setup);
     tokio::select! {
-        failure = agent.ended() => return Err(failure),
+        left = agent.left() => {
+            left?;
+            report::note("the agent was drained and has left; `caisson cordon --off` lets it have jobs again when it is started");
+            return Ok(Exit::PASSED);
+        }
         renewed = &mut renewal => {
             // Its attempts go with it: the controller takes nothing more from it.
             return match renewed {
