@@ -101,7 +101,14 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     snapshot.notes.iter().for_each(|note| report::note(note));
     let mut host = machine::rules_for_jobs(config, environment, &state.agent);
     machine::indexes(&mut host, config, &arguments.indexes)?;
-    let setup = AgentSetup { name: "local".to_owned(), slots: config.slots(), capacity: (0, 0), labels: Vec::new(), state_dir: state.agent.clone(), host };
+    let setup = AgentSetup {
+        name: "local".to_owned(),
+        slots: config.slots(),
+        capacity: (0, 0),
+        labels: Vec::new(),
+        state_dir: state.agent.clone(),
+        host,
+    };
     let submissions = submissions.into_iter().map(|submission| Submission { source: Some(snapshot.digest), ..submission }).collect();
     let mirror = mirror::folder(config);
     let artifacts = match arguments.artifacts {
