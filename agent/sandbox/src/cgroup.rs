@@ -349,6 +349,15 @@ impl Part {
     }
 }
 
+/// The groups that a launcher made for itself: below our own, or below one above it.
+pub(crate) fn directories_of(launcher: Pid, name: &str) -> Vec<PathBuf> {
+    let (_, hierarchies) = hierarchies();
+    let places = hierarchies.iter().flat_map(|hierarchy| hierarchy.own.ancestors().take_while(|path| path.join("cgroup.procs").exists()));
+    let entries = places.flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
+    let of_it = |text: &str| maker(text, name).is_some_and(|(pid, _)| i64::from(pid) == i64::from(launcher.as_raw()));
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(of_it)).map(|entry| entry.path()).collect()
+}
+
 /// Removes a launcher's group and those of its sandboxes, as far as they are empty.
 pub(crate) fn remove_below(base: &Path) {
     if let Ok(entries) = fs::read_dir(base) {

@@ -37,6 +37,8 @@ pub(crate) struct Setup {
     pub cgroup: String,
     pub ids: IdRange,
     pub warm: usize,
+    /// Whether it has a process that clears up when it is killed, or leaves that to its caller.
+    pub warden: bool,
 }
 
 /// Caller to launcher, over the one shared socket. The first descriptor is always the socket to answer on.

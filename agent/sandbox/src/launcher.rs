@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::error::{AreaError, Failure, LaunchError, SignalError, Stage, StartError, WaitError};
 use crate::handshake::{self, Answer, Control, ReceiveError, Request};
@@ -18,6 +18,7 @@ use crate::sockets::Sockets;
 use crate::spec::{AreaDirectory, IdRange, Spec};
 use crate::start::{Begun, single_threaded};
 pub use crate::start::{Image, Options};
+use crate::warden;
 
 /// The step's standard streams, handed over.
 #[derive(Debug)]
@@ -187,7 +188,15 @@ impl Drop for Process {
         // The end of file is what makes the launcher clean up; waiting for it keeps the promise that nothing is left.
         let _ = shutdown(self.0.socket.as_raw_fd(), Shutdown::Both);
         let wait = || waitid(Id::PIDFd(self.0.process.as_fd()), WaitPidFlag::WEXITED);
-        while wait() == Err(Errno::EINTR) {}
+        let ended = loop {
+            match wait() {
+                Err(Errno::EINTR) => {}
+                ended => break ended,
+            }
+        };
+        if let (Some(name), Ok(WaitStatus::Signaled(..))) = (&self.0.unwarded, ended) {
+            warden::clear(self.0.pid, name);
+        }
     }
 }
 

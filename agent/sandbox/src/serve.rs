@@ -86,7 +86,8 @@ struct Server {
     helpers: Vec<(Pid, OwnedFd)>,
     /// What counted directories hold.
     known: Known,
-    warden: warden::Warden,
+    /// `None` where the caller clears up.
+    warden: Option<warden::Warden>,
 }
 
 impl Server {
@@ -103,7 +104,7 @@ impl Server {
         sys::close_on_exec_from(3).map_err(|errno| Failure::new(Stage::Start, "descriptors", errno))?;
         let ground = Ground::new()?;
         let mut cgroups = Cgroups::new(&setup.cgroup);
-        let warden = warden::Warden::new(cgroups.directories())?;
+        let warden = setup.warden.then(|| warden::Warden::new(cgroups.directories())).transpose()?;
         let time = if std::fs::exists("/proc/self/ns/time").unwrap_or(false) { Time::Own } else { Time::Shared };
         let standing = standing(&setup, &cgroups, time);
         let init_filter = seccomp::init();
@@ -156,7 +157,9 @@ impl Server {
             self.bury();
         }
         self.cgroups.remove();
-        self.warden.dismiss();
+        if let Some(warden) = self.warden {
+            warden.dismiss();
+        }
         0
     }
 

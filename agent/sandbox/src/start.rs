@@ -22,6 +22,7 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode as FileMode, fstat};
+use nix::unistd::Pid;
 
 use crate::error::{Failure, Stage, StartError};
 use crate::handshake::{self, Greeting, NAME, ReceiveError, SOCKET, Setup};
@@ -51,7 +52,8 @@ pub enum Image {
     /// This program, executed anew: nothing of the caller's memory is in it.
     Fresh,
     /// A copy of the calling process, which spares some milliseconds. Its environment and command line are erased in the copy;
-    /// it is for the caller to have read no secret yet. Where the launcher is not root, or where others than its owner may write
+    /// it is for the caller to have read no secret yet. When it is killed its caller clears up after it, in dropping the last
+    /// handle; what both could not, the next launcher does. Where the launcher is not root, or where others than its owner may write
     /// the program's file, the image is fresh all the same.
     Copied,
 }
@@ -76,7 +78,10 @@ const LEAST_OF_RANGES: u32 = 65536;
 pub(crate) struct Begun {
     pub socket: OwnedFd,
     pub process: OwnedFd,
+    pub pid: Pid,
     pub mode: Mode,
+    /// The name of its groups, where it has no warden and its caller is to be that.
+    pub unwarded: Option<String>,
 }
 
 /// Starts the process, without waiting for it to be ready.
@@ -101,7 +106,9 @@ pub(crate) fn begin(options: &Options) -> Result<Begun, StartError> {
     };
     drop((theirs, gate_theirs));
     let process = sys::pidfd_open(pid).map_err(failed("pidfd"))?;
-    let begun = Begun { socket: ours, process, mode };
+    let unwarded = (image == Image::Copied).then(|| options.cgroup.clone());
+    let warden = unwarded.is_none();
+    let begun = Begun { socket: ours, process, pid, mode, unwarded };
     if mode != Mode::Root {
         // The child has its user namespace; only this side may run newuidmap for it.
         match handshake::receive::<bool>(gate.as_fd()) {
@@ -111,7 +118,7 @@ pub(crate) fn begin(options: &Options) -> Result<Begun, StartError> {
         }
         handshake::send(gate.as_fd(), &true, &[]).map_err(failed("gate"))?;
     }
-    let setup = Setup { mode, cgroup: options.cgroup.clone(), ids: options.ids, warm: options.warm };
+    let setup = Setup { mode, cgroup: options.cgroup.clone(), ids: options.ids, warm: options.warm, warden };
     // One that died meanwhile has left its reason, or none, where the greeting is read.
     let _ = handshake::send(begun.socket.as_fd(), &setup, &[]);
     Ok(begun)

@@ -54,10 +54,19 @@ fn watch(end: &OwnedFd, directories: &[PathBuf]) -> Result<(), Errno> {
     let session = nix::unistd::setsid();
     debug_assert!(session.is_ok(), "a fresh child leads no group");
     while nix::unistd::read(&end, &mut [0; 1]) == Err(Errno::EINTR) {}
+    remove(directories);
+    Ok(())
+}
+
+/// Removes the groups of a killed launcher that had no warden.
+pub(crate) fn clear(launcher: Pid, name: &str) {
+    remove(&cgroup::directories_of(launcher, name));
+}
+
+fn remove(directories: &[PathBuf]) {
     let until = Instant::now() + PATIENCE;
     while directories.iter().any(|directory| directory.exists()) && Instant::now() < until {
         directories.iter().for_each(|directory| cgroup::remove_below(directory));
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
 }

@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the launcher refuses to start beside threads", threads),
     ("300 steps under load lose no exit and leave nothing", many_short_ones),
     ("a launcher that is a copy knows nothing of its caller", copied),
+    ("a killed launcher that is a copy leaves nothing either", killed_copy),
 ];
 
 fn codes(setting: &Setting) {
@@ -297,4 +298,22 @@ fn copied(setting: &Setting) {
     drop(caller.stdin.take());
     assert!(caller.wait().unwrap().success());
     until("its launcher is gone", || !std::path::Path::new(&format!("/proc/{launcher}")).exists());
+}
+
+fn killed_copy(setting: &Setting) {
+    let mut caller = Command::new(std::env::current_exe().unwrap())
+        .args(["--victim", "copied", "word-of-the-caller"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(caller.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let launcher = setting::launcher_of(caller.id()).unwrap();
+    let groups = setting::groups_of(launcher);
+    assert!(!setting.root() || !groups.is_empty(), "control: there are groups");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(launcher), nix::sys::signal::Signal::SIGKILL).unwrap();
+    drop(caller.stdin.take());
+    assert!(caller.wait().unwrap().success());
+    until("the groups are gone", || groups.iter().all(|group| !group.exists()));
 }
