@@ -53,6 +53,11 @@ simulate:
 bench:
     cargo bench --bench start
 
+# Django's own test suite, bare and in the sandbox, in turns.
+bench-django:
+    cargo build --release
+    python3 tests/benchmarks/django.py target/release/caisson
+
 # Coverage-guided fuzzing of what reads bytes of hostile making, each target for SECONDS, one after the other; what was found is kept in
 # fuzz/corpus and fuzz/artifacts. Stable Rust does: nothing but coverage is asked of the compiler. Needs a C++ compiler.
 fuzz seconds="600" targets="command_files commands masks expressions workflows specs":

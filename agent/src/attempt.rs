@@ -18,6 +18,7 @@ use crate::kept::Layer;
 use crate::outbox::Outbox;
 use crate::post::Post;
 use crate::reports::Reports;
+use crate::step::Ahead;
 use crate::stop::Stop;
 use crate::trees::{Tree, Trees};
 use crate::workspace::Workspace;
@@ -57,6 +58,8 @@ pub struct Attempt<A> {
     pub posts: Vec<Post>,
     /// What actions left for their own later programs, by the place of their step.
     pub states: HashMap<Vec<u32>, Vec<(String, String)>>,
+    /// The sandbox of the step that comes next.
+    pub ahead: Ahead,
     /// How many sets of command files there were.
     pub serial: u32,
     /// What it still has to tell, on disk.

@@ -30,7 +30,7 @@ use crate::options::Options;
 use crate::outbox::{Kept, Outbox};
 use crate::reports::{self, Reports};
 use crate::retry;
-use crate::step::{self, Ended};
+use crate::step::{self, Ahead, Ended};
 use crate::stop::Stop;
 use crate::trees::Trees;
 use crate::workspace::Workspace;
@@ -193,9 +193,10 @@ async fn open<A: AgentApi>(assignment: &Assignment<A>, spec: &JobSpec) -> Result
     let identity = if root { Identity::Root } else { Identity::User };
     let (launcher, options, directory) = (assignment.launcher.clone(), Arc::clone(&assignment.options), assignment.directory.clone());
     let (outboxes, hold) = (assignment.outboxes.clone(), assignment.hold);
+    let checkout = JobContexts::of(spec, hold.attempt.number, &assignment.options.name.0).workspace;
     let opened = tokio::task::spawn_blocking(move || {
         let outbox = Outbox::make(&outboxes, hold).map_err(|error| format!("make {}: {error}", outboxes.display()))?;
-        Ok((Workspace::open(&launcher, &options.host, directory, identity).map_err(|error| chain(&error))?, outbox))
+        Ok((Workspace::open(&launcher, &options.host, directory, identity, &checkout).map_err(|error| chain(&error))?, outbox))
     });
     match opened.await {
         Ok(Ok(opened)) => Ok(opened),
@@ -242,6 +243,7 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
         trees: assignment.trees.clone(),
         posts: Vec::new(),
         states: HashMap::new(),
+        ahead: Ahead::default(),
         serial: 0,
         reports: Reports::open(Arc::clone(&assignment.api), hold, Arc::clone(&assignment.stop), outbox.reports().ok()),
         outbox,
@@ -282,7 +284,9 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
     }
     let (outcome, cause) = state.settle(*attempt.orders.borrow(), spec.timeout);
     let outputs = outputs(&attempt, &spec, outcome);
-    let Attempt { reports, workspace, outbox, orders, .. } = attempt;
+    // What was prepared for a step that did not come goes before the directories that it sees.
+    let Attempt { reports, workspace, outbox, orders, ahead, .. } = attempt;
+    drop(ahead);
     if matches!(*orders.borrow(), Stop::Run | Stop::Cancel(_)) {
         // From here on the job has finished, whatever becomes of this process.
         let completion = Completion { hold, outcome, cause: cause.clone(), outputs: outputs.clone(), at: clock::now() };

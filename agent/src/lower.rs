@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use caisson_gateway::served::Ecosystem;
 use caisson_model::policy::{self, Destination, Egress, Grant, Preset};
-use caisson_sandbox::spec::{self, Filter, Ids, Mount, Network, Profile, SecretFile, Spec};
+use caisson_sandbox::spec::{self, Filter, GivenFile, Ids, Mount, Network, Profile, SecretFile, Spec};
 
 use crate::apt;
 use crate::capture;
@@ -44,6 +44,8 @@ pub struct Request {
     pub counted: Vec<PathBuf>,
     /// Which system calls it begins with: those of builds, or the fewer that reading other people's files needs.
     pub profile: Profile,
+    /// Read-only files that come with the program.
+    pub files: Vec<GivenFile>,
     /// Secret files.
     pub secrets: Vec<SecretFile>,
     /// How long the step may take by its own and its job's timeouts.
@@ -119,6 +121,7 @@ pub fn spec(grant: &Grant, host: &HostRules, request: Request) -> (Spec, Passage
     }
     spec.mounts.extend(request.mounts);
     spec.network = passage.network.clone();
+    spec.files = request.files;
     spec.secrets = request.secrets;
     spec.limits = limits(&grant.limits, host, request.timeout);
     spec.limits.counted = request.counted;

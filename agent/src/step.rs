@@ -11,6 +11,7 @@ use crate::contexts::{self, Hashes, StepContexts};
 use crate::environment;
 use crate::program::Halt;
 
+mod ahead;
 mod course;
 mod exit;
 mod growing;
@@ -24,6 +25,7 @@ mod post;
 mod settle;
 mod toolkit;
 
+pub use ahead::Ahead;
 pub use node::pre;
 use perform::body;
 pub use post::run as run_post;
@@ -55,15 +57,19 @@ pub async fn run<A: AgentApi>(attempt: &mut Attempt<A>, step: &StepSpec, status:
     contexts.secrets = Some(course.secrets.context());
     let mut name = name;
     let ended = body(&mut course, &mut contexts, condition, &mut name).await;
+    // While it is told how this one ended.
+    ahead::prepare_unless_there(course.attempt, step.index);
     conclude(course, contexts, name, ended).await
 }
 
-/// Makes the directories of the job that are the sandbox's to make: the checkout's and `RUNNER_TEMP`.
+/// Makes what of the job is the sandbox's to make, and has the sandbox of its first step prepared.
 ///
 /// # Errors
 /// The [`Halt`] with which the job ends.
 pub async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> {
-    course::prepare(attempt).await
+    course::prepare(attempt).await?;
+    ahead::begin(attempt);
+    Ok(())
 }
 
 async fn skip<A: AgentApi>(attempt: &mut Attempt<A>, step: &StepSpec) -> Ended {

@@ -64,11 +64,12 @@ const TOOLS: &str = "tools";
 const LAYERS: &str = "layers";
 
 impl Workspace {
-    /// Makes `base`, which must not exist, and everything in it. `identity` is the strongest that a step of the job is granted. Blocks.
+    /// Makes `base`, which must not exist, and everything in it. `identity` is the strongest that a step of the job is granted;
+    /// `checkout` is where the checkout is to be, inside. Blocks.
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left then.
-    pub fn open(launcher: &Launcher, host: &HostRules, base: PathBuf, identity: Identity) -> Result<Workspace, OpenError> {
+    pub fn open(launcher: &Launcher, host: &HostRules, base: PathBuf, identity: Identity, checkout: &str) -> Result<Workspace, OpenError> {
         let root = launcher.mode() == Mode::Root;
         let claim = root
             .then(|| IdClaim::take(&host.id_claims))
@@ -85,6 +86,18 @@ impl Workspace {
         let area = workspace.area();
         let ids = workspace.claim.as_ref().map(IdClaim::range);
         let mut directories = vec![directory(HOME, 1000), directory(TOOLS, 1000)];
+        // What every step expects in the job's home; no step has been there yet.
+        for inside in [checkout, STEP_FILES] {
+            let below = Path::new(inside).strip_prefix(view::HOME).unwrap_or(Path::new(""));
+            let mut path = PathBuf::from(HOME);
+            for part in below.components() {
+                path.push(part);
+                let name = path.display().to_string();
+                if directories.iter().all(|made| made.name != name) {
+                    directories.push(directory(&name, 1000));
+                }
+            }
+        }
         if identity == Identity::Root {
             directories.extend(view::DIRECTORIES.iter().map(|name| directory(&view::upper_name(name), 0)));
             directories.extend(apt::AREAS.iter().map(|name| directory(name, 0)));

@@ -93,6 +93,7 @@ fn build(launcher: &Launcher, host: &HostRules, lacking: BTreeSet<Protection>) -
         mounts: Vec::new(),
         counted: Vec::new(),
         profile: Profile::Default,
+        files: Vec::new(),
         secrets: Vec::new(),
         timeout: None,
         watch: Watch::Silent,

@@ -209,6 +209,7 @@ fn describe(
         mounts,
         counted: Vec::new(),
         profile: Profile::Default,
+        files: Vec::new(),
         secrets: secrets.iter().map(|(name, value)| SecretFile { name: name.clone(), value: SecretValue::new(value.expose()) }).collect(),
         timeout: None,
         // Who wants no report does not wait for what could be in it.

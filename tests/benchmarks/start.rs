@@ -26,12 +26,15 @@ use caisson_sandbox::host::Mode;
 use caisson_sandbox::launcher::{Launcher, Options, Stdio, entry};
 use caisson_sandbox::outcome::Outcome;
 use caisson_sandbox::protection::Protection;
+use caisson_sandbox::series::Series;
 use caisson_sandbox::spec::{Ids, Profile, Spec};
 use nix::mount::MsFlags;
 
 const PROGRAM: &str = "/usr/bin/true";
 /// Rounds of the interleaved run.
 const ROUNDS: usize = 200;
+/// What making the next one ahead may take between two measurements.
+const SETTLE: Duration = Duration::from_millis(15);
 /// Rounds with a second of nothing before each candidate.
 const IDLE_ROUNDS: usize = 10;
 /// Rounds on a host with more mounts.
@@ -129,6 +132,7 @@ impl Bench {
             mounts: Vec::new(),
             counted: Vec::new(),
             profile: Profile::Default,
+            files: Vec::new(),
             secrets: Vec::new(),
             timeout: None,
             watch: Watch::Silent,
@@ -145,9 +149,16 @@ impl Bench {
     }
 
     fn step(launcher: &Launcher, spec: &Spec) -> Outcome {
-        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-        let stdio = Stdio { stdin: null(), stdout: null(), stderr: null() };
-        let outcome = launcher.launch(spec, stdio).unwrap().wait().unwrap();
+        let outcome = launcher.launch(spec, null()).unwrap().wait().unwrap();
+        assert!(outcome.success(), "{outcome:?}");
+        outcome
+    }
+
+    /// As an agent runs the steps of a job: while one runs the next is prepared.
+    fn next(series: &mut Series, spec: &Spec) -> Outcome {
+        let running = series.launch(spec, null()).unwrap();
+        series.prepare(spec);
+        let outcome = running.wait().unwrap();
         assert!(outcome.success(), "{outcome:?}");
         outcome
     }
@@ -161,8 +172,19 @@ impl Bench {
     /// Runs all candidates in turn and prints them against bubblewrap; the outcomes of the steps.
     fn interleaved(&self, title: &str, rounds: usize, pause: Duration, mut others: Vec<peers::Peer>) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        let mut names =
-            vec!["plain spawn", "step, slot made ahead", "step, nothing made ahead", "step, memory, pids and cpu limits", "caisson exec"];
+        let mut names = vec![
+            "plain spawn",
+            "step, prepared",
+            "step, slot made ahead",
+            "step, nothing made ahead",
+            "prepared, memory, pids, cpu limits",
+            "caisson exec",
+        ];
+        let mut series = [&self.spec, &self.limited].map(|spec| {
+            let mut series = Series::new(self.ahead.clone());
+            series.prepare(spec);
+            series
+        });
         names.extend(others.iter().map(|peer| peer.name));
         let mut times = vec![Vec::new(); names.len()];
         for _ in 0..rounds {
@@ -171,13 +193,16 @@ impl Bench {
                 let start = Instant::now();
                 match number {
                     0 => assert!(Command::new(PROGRAM).stdin(Streams::null()).stdout(Streams::null()).status().unwrap().success()),
-                    1 => outcomes.push(Self::step(&self.ahead, &self.spec)),
-                    2 => drop(Self::step(&self.cold, &self.spec)),
-                    3 => drop(Self::step(&self.ahead, &self.limited)),
-                    4 => self.exec(),
-                    other => others[other - 5].run(),
+                    1 => outcomes.push(Self::next(&mut series[0], &self.spec)),
+                    2 => drop(Self::step(&self.ahead, &self.spec)),
+                    3 => drop(Self::step(&self.cold, &self.spec)),
+                    4 => drop(Self::next(&mut series[1], &self.limited)),
+                    5 => self.exec(),
+                    other => others[other - 6].run(),
                 }
                 times.push(start.elapsed());
+                // What is made ahead is made now, and not while another is measured.
+                std::thread::sleep(SETTLE);
             }
         }
         let quantiles: Vec<_> = times.into_iter().map(quantiles).collect();
@@ -191,25 +216,29 @@ impl Bench {
         outcomes
     }
 
-    /// Sandboxes per second, as many threads as processors.
+    /// Sandboxes per second, twice as many threads as processors, in turns with bubblewrap's; and what the whole machine spent on
+    /// each, kernel threads and all, if nothing else ran.
     fn rate(&self) {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let (over, done) = (AtomicBool::new(false), AtomicU64::new(0));
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..threads * 2 {
-                scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) {
-                        Self::step(&self.ahead, &self.spec);
-                        done.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            std::thread::sleep(Duration::from_secs(5));
-            over.store(true, Ordering::Relaxed);
-        });
-        let rate = done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
-        println!("\nsandboxes per second through one launcher, {threads} processors: {rate:.0}");
+        let threads = std::thread::available_parallelism().map_or(1, usize::from) * 2;
+        let wrapped = peers::bubblewrap_each();
+        let turns = 4;
+        let mut sums = [(0, Duration::ZERO, 0.0); 2];
+        for turn in 0..turns * 2 {
+            let sum = &mut sums[turn % 2];
+            let (start, spent) = (Instant::now(), machine_seconds());
+            let done = match turn % 2 {
+                0 => throng(threads, || {
+                    Self::step(&self.ahead, &self.spec);
+                }),
+                _ => throng(threads, || wrapped()),
+            };
+            *sum = (sum.0 + done, sum.1 + start.elapsed(), sum.2 + machine_seconds() - spent);
+        }
+        println!();
+        for (name, (done, time, spent)) in ["caisson, one launcher", "bubblewrap"].into_iter().zip(sums) {
+            let (rate, cost) = (done as f64 / time.as_secs_f64(), spent * 1e3 / done as f64);
+            println!("sandboxes per second, {threads} threads: {name} {rate:.0}, {cost:.2} ms of processors each");
+        }
     }
 
     /// The same Python inside and outside, in turn.
@@ -230,6 +259,37 @@ impl Bench {
         let [outside, inside] = times.map(|times| quantiles(times).0);
         println!("{name}: {:.2} of bare ({inside:.0?} to {outside:.0?})", inside.as_secs_f64() / outside.as_secs_f64());
     }
+}
+
+/// Does something over and over in several threads for a while; how often.
+fn throng(threads: usize, act: impl Fn() + Sync) -> u64 {
+    let (over, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    act();
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        over.store(true, Ordering::Relaxed);
+    });
+    done.load(Ordering::Relaxed)
+}
+
+/// Processor time that the machine has spent on anything, in seconds (proc(5), `/proc/stat`).
+fn machine_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let ticks: Vec<f64> = stat.lines().next().unwrap().split_whitespace().skip(1).map(|word| word.parse().unwrap()).collect();
+    // Not what was idle or waited.
+    ticks.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4 | 7..)).map(|(_, ticks)| ticks / 100.0).sum()
+}
+
+fn null() -> Stdio {
+    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+    Stdio { stdin: null(), stdout: null(), stderr: null() }
 }
 
 fn quantiles(mut times: Vec<Duration>) -> (Duration, Duration) {

@@ -51,10 +51,10 @@ fn fill(
     let area = open(parent, name).map_err(failed(path.display().to_string()))?;
     for directory in directories {
         let subject = path.join(&directory.name).display().to_string();
+        // In directories that were made just now, in which nobody can have put a link.
         let mut components = Path::new(&directory.name).components();
-        let single = matches!((components.next(), components.next()), (Some(std::path::Component::Normal(_)), None));
-        if !single {
-            return Err(Failure::rule(Stage::Area, format!("{subject}: not one name")));
+        if directory.name.is_empty() || !components.all(|part| matches!(part, std::path::Component::Normal(_))) {
+            return Err(Failure::rule(Stage::Area, format!("{subject}: names more than directories below the area")));
         }
         let identity = match (directory.uid, directory.gid) {
             (0, 0) => Identity::NamespaceRoot,

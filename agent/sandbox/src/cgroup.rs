@@ -310,6 +310,11 @@ impl Group {
         }
     }
 
+    /// Where they are.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.parts.iter().map(|part| part.path.clone()).collect()
+    }
+
     /// Removes the groups; what is still busy stays for the next call. Whether all are gone.
     pub(crate) fn remove(&mut self) -> bool {
         self.parts.retain(|part| match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &part.path, UnlinkatFlags::RemoveDir) {

@@ -94,8 +94,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Opens what is to be watched.
-    pub(crate) fn new(limits: &Limits, mounts: &[Mount], known: &Known, now: Instant) -> Result<Self, Failure> {
+    /// Opens what is to be watched: of the host `written`, as [`written`] gives it.
+    pub(crate) fn new(limits: &Limits, written: &[PathBuf], known: &Known, now: Instant) -> Result<Self, Failure> {
         let mut watch = Self {
             bytes: limits.disk,
             inodes: limits.inodes,
@@ -123,12 +123,7 @@ impl Watch {
                 watch.stale = now;
             }
         }
-        for mount in mounts {
-            let path = match mount {
-                Mount::Bind { source, access: Access::ReadWrite, .. } => source,
-                Mount::Overlay { upper: Upper::Directory(path), .. } => path,
-                _ => continue,
-            };
+        for path in written {
             if !limits.counted.iter().any(|counted| path.starts_with(counted)) && watch.trees.iter().all(|tree| tree.path != *path) {
                 watch.trees.push(Tree::open(path, None, Remembered::empty(now))?);
                 watch.stale = now;
@@ -310,6 +305,16 @@ impl Watch {
             _ => None,
         }
     }
+}
+
+/// The host's files and directories that a sandbox with these mounts can write.
+pub(crate) fn written(mounts: &[Mount]) -> Vec<PathBuf> {
+    let path = |mount: &Mount| match mount {
+        Mount::Bind { source, access: Access::ReadWrite, .. } => Some(source.clone()),
+        Mount::Overlay { upper: Upper::Directory(path), .. } => Some(path.clone()),
+        _ => None,
+    };
+    mounts.iter().filter_map(path).collect()
 }
 
 impl Tree {

@@ -20,6 +20,8 @@ use crate::spec::{AreaDirectory, IdRange};
 
 /// Most bytes of one message.
 const MESSAGE_LIMIT: usize = 64 * 1024;
+/// Bytes of a message that is taken without ado.
+const SHORT: usize = 2048;
 /// Most descriptors with one message (SCM_MAX_FD of unix(7)).
 pub(crate) const DESCRIPTOR_LIMIT: usize = 253;
 /// Most bytes of a spec or plan.
@@ -44,8 +46,13 @@ pub(crate) struct Setup {
 /// Caller to launcher, over the one shared socket. The first descriptor is always the socket to answer on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Descriptors: answer socket, spec, stdin, stdout, stderr.
+    /// Descriptors: answer socket, spec, program, stdin, stdout, stderr, then the files, if there are any.
     Launch,
+    /// Build all but the program, which comes by [`Control::Go`]. Descriptors: answer socket, spec.
+    Prepare {
+        /// Whether files or secrets may come with it.
+        open: bool,
+    },
     /// Descriptors: answer socket.
     CreateArea { path: PathBuf, directories: Vec<AreaDirectory>, ids: Option<IdRange> },
     /// Descriptors: answer socket.
@@ -66,15 +73,28 @@ pub(crate) enum Answer {
     },
     /// It was not launched; nothing of it is left.
     NotLaunched(LaunchError),
+    /// What was prepared is built.
+    Built,
+    /// What was prepared came to nothing before it had its program: launch anew.
+    Spoiled,
     /// All of it is dead.
     Done(Outcome),
     /// The directories are made or removed, or not.
     Area(Result<(), AreaError>),
 }
 
-/// Caller to launcher, over the socket of one running sandbox. Its end of file means: kill.
+/// Caller to launcher, over the socket of one sandbox. Its end of file means: kill.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Control {
+    /// Run this in what was prepared. Descriptors: program, stdin, stdout, stderr, then the files, then the secrets.
+    Go {
+        /// Whether there are files.
+        files: bool,
+        /// Whether there are secrets.
+        secrets: bool,
+        /// How long it may take.
+        wall_clock: Option<Duration>,
+    },
     /// Send this signal to the step's process group.
     Signal(i32),
     /// Kill everything now.
@@ -93,12 +113,30 @@ pub(crate) enum Greeting {
 /// Launcher to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// You are in your cgroups; do what needs no spec.
-    Warm,
-    /// Your ids are mapped: build this and run it. Descriptors: plan, stdin, stdout, stderr, then the plan's mounts.
-    Build,
+    /// Your ids are mapped: build this. Descriptors: plan, then program, stdin, stdout, stderr where it is to run at once, then its
+    /// files, then the plan's mounts.
+    Build {
+        /// Whether the program comes with it.
+        at_once: bool,
+        /// Whether there are files.
+        files: bool,
+    },
+    /// Run this in what you built. Descriptors: program, stdin, stdout, stderr, then the files, then the secrets.
+    Go {
+        /// Whether there are files.
+        files: bool,
+        /// Whether there are secrets.
+        secrets: bool,
+    },
     /// Send this signal to the step's process group.
     Signal(i32),
+}
+
+/// To the process that becomes the step, over a socket of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Go {
+    /// Descriptors: program, stdin, stdout, stderr.
+    Program,
 }
 
 /// The step's process to init, before exec closes the socket.
@@ -115,9 +153,11 @@ pub(crate) enum Prelude {
 pub(crate) enum Report {
     /// Everything that needs no spec is done.
     Warm { missing: Vec<crate::protection::Missing> },
-    /// The step has been executed; descriptors: the memory file systems that init made, and last, where the filter has one, the
-    /// listener of refused calls.
-    Running { missing: Vec<crate::protection::Missing>, refusals: bool },
+    /// All is built. Descriptors: the socket on which the step's process waits for its program, where it has none yet, then the
+    /// memory file systems that init made.
+    Built { waiting: bool },
+    /// The step has been executed; descriptor: where the filter has one, the listener of refused calls.
+    Running { refusals: bool },
     /// A stage failed; init exits.
     Failed(Failure),
     /// The step's own process ended.
@@ -178,11 +218,25 @@ pub(crate) fn receive_now<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result
 }
 
 fn receive_with<M: DeserializeOwned>(socket: BorrowedFd<'_>, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ReceiveError> {
-    let mut bytes = [0; MESSAGE_LIMIT];
+    let whole = loop {
+        match recvmsg::<()>(socket.as_raw_fd(), &mut [], None, flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Ok(message) => break message.bytes,
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(errno) => return Err(ReceiveError::Call(errno)),
+        }
+    };
+    // Nearly all are short, and every page that is touched after a fork is copied.
+    let (mut short, mut long) = ([0; SHORT], Vec::new());
+    let bytes: &mut [u8] = if whole <= SHORT {
+        &mut short
+    } else {
+        long.resize(MESSAGE_LIMIT, 0);
+        &mut long
+    };
     let mut control = nix::cmsg_space!([RawFd; DESCRIPTOR_LIMIT]);
     let mut descriptors = Vec::new();
     let (length, cut) = loop {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut parts = [IoSliceMut::new(&mut *bytes)];
         let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
         match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Ok(message) => {

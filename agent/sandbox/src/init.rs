@@ -2,7 +2,7 @@
 //! launcher, and everything dies with it (pid_namespaces(7)).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -13,13 +13,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Pid, Uid};
 
 use crate::error::{Failure, Stage};
-use crate::handshake::{self, Order, Prelude, ReceiveError, Report};
+use crate::handshake::{self, Go, Order, Prelude, ReceiveError, Report};
 use crate::outcome::Status;
 use crate::plan::{Instruction, Plan};
 use crate::protection::{Missing, Protection};
-use crate::root;
+use crate::root::{self, Inside};
 use crate::seccomp;
-use crate::step;
+use crate::spec::GivenFile;
+use crate::step::{self, Source};
 use crate::sys::{self, Forked, Inherit};
 
 /// Where init keeps its socket.
@@ -67,8 +68,8 @@ fn isolate(socket: &OwnedFd, entries: &[OwnedFd]) -> Result<(), Failure> {
 
 fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     let failed = |stage| move |errno| Failure::new(stage, "", errno);
-    let mut descriptors = match handshake::receive::<Order>(socket.as_fd()) {
-        Ok((Order::Build, descriptors)) => descriptors.into_iter(),
+    let (at_once, files, mut descriptors) = match handshake::receive::<Order>(socket.as_fd()) {
+        Ok((Order::Build { at_once, files }, descriptors)) => (at_once, files, descriptors.into_iter()),
         Ok(_) => return Err(Failure::rule(Stage::Release, "unexpected order")),
         Err(ReceiveError::Closed) => return Ok(()),
         Err(ReceiveError::Call(errno)) => return Err(failed(Stage::Release)(errno)),
@@ -76,11 +77,12 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     };
     let mut next = || descriptors.next().ok_or_else(|| Failure::rule(Stage::Release, "a descriptor is missing"));
     let plan: Plan = handshake::load(next()?)?;
-    let streams = [next()?, next()?, next()?];
+    let given = if at_once { Some([next()?, next()?, next()?, next()?]) } else { None };
+    let files: Vec<GivenFile> = if files { handshake::load(next()?)? } else { Vec::new() };
     let trees: Vec<OwnedFd> = descriptors.collect();
 
     become_init(&plan)?;
-    let memory = root::build(&plan, trees)?;
+    let mut inside = root::build(&plan, &files, trees)?;
     nix::unistd::sethostname(&plan.hostname).map_err(|errno| Failure::new(Stage::Hostname, plan.hostname.clone(), errno))?;
 
     // Blocked before the fork, so that no death is missed.
@@ -89,9 +91,17 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
     signals.thread_block().map_err(failed(Stage::Fork))?;
     let deaths = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed(Stage::Fork))?;
     let (report, report_theirs) = handshake::pair().map_err(failed(Stage::Fork))?;
+    let (line, source) = match given {
+        Some(given) => (None, Source::Here(given)),
+        None => {
+            let (line, theirs) = handshake::pair().map_err(failed(Stage::Fork))?;
+            (Some(line), Source::Comes(theirs))
+        }
+    };
     let step = match sys::fork().map_err(failed(Stage::Fork))? {
         Forked::Child => {
-            let failure = match step::run(&plan, &streams, report_theirs.as_fd()) {
+            drop((line, inside));
+            let failure = match step::run(&plan, source, report_theirs.as_fd()) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -101,27 +111,20 @@ fn live(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), Failure> {
         }
         Forked::Parent(pid) => pid,
     };
-    drop((report_theirs, streams));
-    drop(plan);
-    confine(filter)?;
-    let mut refusals: Vec<OwnedFd> = Vec::new();
-    loop {
-        match handshake::receive::<Prelude>(report.as_fd()) {
-            Ok((Prelude::Listening, listener)) => refusals = listener,
-            Ok((Prelude::Failed(failure), _)) => return Err(failure),
-            // Exec closed it.
-            Err(ReceiveError::Closed) => break,
-            Err(_) => return Err(Failure::rule(Stage::Exec, "the step's report can't be read")),
-        }
+    drop((report_theirs, source, files));
+    let open = plan.open && !at_once;
+    if !open {
+        confine(filter)?;
     }
-    drop(report);
-    let started = Instant::now();
-    let out: Vec<BorrowedFd<'_>> = memory.iter().chain(&refusals).map(AsFd::as_fd).collect();
-    let running = Report::Running { missing: Vec::new(), refusals: !refusals.is_empty() };
-    handshake::send(socket.as_fd(), &running, &out).map_err(failed(Stage::Release))?;
-    drop(out);
-    drop((memory, refusals));
-    attend(socket, &deaths, step, started)
+    let mut memory = std::mem::take(&mut inside.memory);
+    if let Some(line) = &line {
+        let out: Vec<BorrowedFd<'_>> = std::iter::once(line).chain(&memory).map(AsFd::as_fd).collect();
+        handshake::send(socket.as_fd(), &Report::Built { waiting: true }, &out).map_err(failed(Stage::Release))?;
+        drop(out);
+        memory.clear();
+    }
+    let open = open.then_some(Open { inside, plan, filter });
+    Attending { socket, deaths, step, memory, course: Course::Before { report, line }, refusals: Vec::new(), open }.attend()
 }
 
 /// Id 0 of the namespace where there is one, nothing of the launcher's groups, not to be traced or read by anyone inside.
@@ -163,34 +166,117 @@ fn confine(filter: &[Instruction]) -> Result<(), Failure> {
     seccomp::load(filter).map_err(|errno| Failure::new(Stage::Seccomp, "init", errno))
 }
 
-/// Reaps and forwards until the step's own process is dead. Returning kills all the rest.
-fn attend(socket: &OwnedFd, deaths: &SignalFd, step: Pid, started: Instant) -> Result<(), Failure> {
-    let failed = |errno| Failure::new(Stage::Wait, "", errno);
-    loop {
-        let mut waits = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(deaths.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waits, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-        let mut bytes = [0; 128];
-        // Only empties it: how many signals were merged says nothing, reaping does.
-        let _ = nix::unistd::read(deaths, &mut bytes);
-        while let Ok(Some(dead)) = sys::reap(None) {
-            if dead.pid == step {
-                let status = if libc::WIFSIGNALED(dead.status) {
-                    Status::Signaled(libc::WTERMSIG(dead.status))
-                } else {
-                    Status::Exited(libc::WEXITSTATUS(dead.status))
-                };
-                let report = Report::Ended { status, wall: started.elapsed() };
-                return handshake::send(socket.as_fd(), &report, &[]).map_err(failed);
+/// How far the step's process is.
+enum Course {
+    /// It has not executed its program yet: it tells what goes wrong, and may wait at the line for what it is to be.
+    Before { report: OwnedFd, line: Option<OwnedFd> },
+    /// It runs its program.
+    Running { since: Instant },
+}
+
+/// A tree that files and secrets may still come into, and what init needs for it and for giving up its rights afterwards.
+struct Open<'a> {
+    inside: Inside,
+    plan: Plan,
+    filter: &'a [Instruction],
+}
+
+/// Init once everything is built.
+struct Attending<'a> {
+    socket: &'a OwnedFd,
+    deaths: SignalFd,
+    step: Pid,
+    memory: Vec<OwnedFd>,
+    course: Course,
+    refusals: Vec<OwnedFd>,
+    /// `None` when init has nothing more to do inside.
+    open: Option<Open<'a>>,
+}
+
+impl Attending<'_> {
+    /// Hands the program on, reaps and forwards signals until the step's own process is dead. Returning kills all the rest.
+    fn attend(mut self) -> Result<(), Failure> {
+        let failed = |errno| Failure::new(Stage::Wait, "", errno);
+        loop {
+            let mut waits = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN)];
+            if let Course::Before { report, .. } = &self.course {
+                waits.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut waits, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+            // First whether the program began, then whether it is over.
+            self.prelude()?;
+            let mut bytes = [0; 128];
+            // Only empties it: how many signals were merged says nothing, reaping does.
+            let _ = nix::unistd::read(&self.deaths, &mut bytes);
+            while let Ok(Some(dead)) = sys::reap(None) {
+                if dead.pid == self.step {
+                    let status = if libc::WIFSIGNALED(dead.status) {
+                        Status::Signaled(libc::WTERMSIG(dead.status))
+                    } else {
+                        Status::Exited(libc::WEXITSTATUS(dead.status))
+                    };
+                    // It may have died between the two looks.
+                    self.prelude()?;
+                    let wall = if let Course::Running { since } = self.course { since.elapsed() } else { Duration::ZERO };
+                    return handshake::send(self.socket.as_fd(), &Report::Ended { status, wall }, &[]).map_err(failed);
+                }
+            }
+            match handshake::receive_now::<Order>(self.socket.as_fd()) {
+                // The group is the step's own session; where it has gone already there is nobody to tell.
+                Ok((Order::Signal(signal), _)) => sys::kill_group(self.step, signal),
+                Ok((Order::Go { files, secrets }, descriptors)) => self.go(files, secrets, descriptors)?,
+                Ok(_) | Err(ReceiveError::Call(Errno::EAGAIN)) => {}
+                Err(_) => return Ok(()),
             }
         }
-        match handshake::receive_now::<Order>(socket.as_fd()) {
-            // The group is the step's own session; where it has gone already there is nobody to tell.
-            Ok((Order::Signal(signal), _)) => sys::kill_group(step, signal),
-            Ok(_) | Err(ReceiveError::Call(Errno::EAGAIN)) => {}
-            Err(_) => return Ok(()),
+    }
+
+    /// What the step's process says before its program runs.
+    fn prelude(&mut self) -> Result<(), Failure> {
+        while let Course::Before { report, .. } = &self.course {
+            match handshake::receive_now::<Prelude>(report.as_fd()) {
+                Ok((Prelude::Listening, listener)) => self.refusals = listener,
+                Ok((Prelude::Failed(failure), _)) => return Err(failure),
+                // Exec closed it.
+                Err(ReceiveError::Closed) => {
+                    self.course = Course::Running { since: Instant::now() };
+                    let running = Report::Running { refusals: !self.refusals.is_empty() };
+                    let out: Vec<BorrowedFd<'_>> = self.memory.iter().chain(&self.refusals).map(AsFd::as_fd).collect();
+                    handshake::send(self.socket.as_fd(), &running, &out).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
+                    drop(out);
+                    self.memory.clear();
+                    self.refusals.clear();
+                }
+                Err(ReceiveError::Call(Errno::EAGAIN)) => return Ok(()),
+                Err(_) => return Err(Failure::rule(Stage::Exec, "the step's report can't be read")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in place what comes with the program, and hands the program on.
+    fn go(&mut self, files: bool, secrets: bool, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
+        let Course::Before { line, .. } = &mut self.course else { return Ok(()) };
+        let Some(line) = line.take() else { return Ok(()) };
+        let missing = || Failure::rule(Stage::Release, "a descriptor is missing");
+        let mut descriptors = descriptors.into_iter();
+        let program: Vec<OwnedFd> = descriptors.by_ref().take(4).collect();
+        let open = self.open.take();
+        if let Some(Open { inside, plan, .. }) = &open {
+            let files: Vec<GivenFile> = if files { handshake::load(descriptors.next().ok_or_else(missing)?)? } else { Vec::new() };
+            let secrets = if secrets { Some(descriptors.next().ok_or_else(missing)?) } else { None };
+            inside.furnish(plan, &files, secrets.as_ref())?;
+        } else if files || secrets {
+            return Err(Failure::rule(Stage::Release, "this sandbox takes neither files nor secrets any more"));
+        }
+        let program: Vec<BorrowedFd<'_>> = program.iter().map(AsFd::as_fd).collect();
+        handshake::send(line.as_fd(), &Go::Program, &program).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
+        match open {
+            Some(open) => confine(open.filter),
+            None => Ok(()),
         }
     }
 }

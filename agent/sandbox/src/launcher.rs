@@ -14,6 +14,7 @@ use crate::handshake::{self, Answer, Control, ReceiveError, Request};
 use crate::host::{Mode, Standing};
 use crate::onlooker::Onlooker;
 use crate::outcome::Outcome;
+use crate::plan::Program;
 use crate::sockets::Sockets;
 use crate::spec::{AreaDirectory, IdRange, Spec};
 use crate::start::{Begun, single_threaded};
@@ -110,23 +111,38 @@ impl Launcher {
     /// [`LaunchError::Refused`] lists every needed protection that is missing; [`LaunchError::Failed`] names the stage;
     /// nothing of the sandbox is left.
     pub fn launch(&self, spec: &Spec, stdio: Stdio) -> Result<Running, LaunchError> {
-        let plan = handshake::store("spec", spec)?;
-        let streams = [plan.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
-        let socket = self.ask(&Request::Launch, &streams).map_err(|failure| match failure {
-            Some(failure) => LaunchError::Failed(failure),
-            None => LaunchError::LauncherGone,
-        })?;
+        let (sandbox, program) = (handshake::store("spec", spec)?, handshake::store("program", &Program::of(spec))?);
+        let files = files(spec)?;
+        let mut out = vec![sandbox.as_fd(), program.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        out.extend(files.as_ref().map(AsFd::as_fd));
+        let socket = self.ask(&Request::Launch, &out).map_err(lost)?;
         drop(stdio);
-        match handshake::receive::<Answer>(socket.as_fd()) {
-            Ok((Answer::Started { init, sockets }, descriptors)) => {
+        let (answer, descriptors) = answer(&socket)?;
+        self.started(socket, answer, descriptors)
+    }
+
+    /// Has a sandbox of this shape built ahead, up to where only the program is lacking: see [`Prepared`]. Does not wait until that
+    /// is done; nothing that goes wrong in it is told before [`Prepared::launch`]. The program of `spec`, its arguments, environment,
+    /// working directory, files and secrets are not handed over.
+    ///
+    /// # Errors
+    /// [`LaunchError::LauncherGone`], or [`LaunchError::Failed`] when the spec cannot be handed over.
+    pub fn prepare(&self, spec: &Spec) -> Result<Prepared, LaunchError> {
+        let (shape, open) = (spec.shape(), spec.gives());
+        let sandbox = handshake::store("spec", &shape)?;
+        let socket = self.ask(&Request::Prepare { open }, &[sandbox.as_fd()]).map_err(lost)?;
+        Ok(Prepared { socket, shape, open, launcher: self.clone() })
+    }
+
+    fn started(&self, socket: OwnedFd, answer: Answer, descriptors: Vec<OwnedFd>) -> Result<Running, LaunchError> {
+        match answer {
+            Answer::Started { init, sockets } => {
                 let (sockets, looking) = Sockets::of(&sockets, descriptors);
                 let looking = Mutex::new(looking);
                 Ok(Running { socket, init, sockets, looking, ended: Mutex::new(None), launcher: Arc::clone(&self.inner) })
             }
-            Ok((Answer::NotLaunched(error), _)) => Err(error),
-            Ok(_) | Err(ReceiveError::Malformed) => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
-            Err(ReceiveError::Closed) => Err(LaunchError::LauncherGone),
-            Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Request, "answer", errno).into()),
+            Answer::NotLaunched(error) => Err(error),
+            _ => Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
         }
     }
 
@@ -172,6 +188,80 @@ impl Launcher {
             Ok(()) => Ok(ours),
             Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(None),
             Err(errno) => Err(failed(errno)),
+        }
+    }
+}
+
+/// The files of a spec on their way.
+fn files(spec: &Spec) -> Result<Option<OwnedFd>, Failure> {
+    if spec.files.is_empty() { Ok(None) } else { handshake::store("files", &spec.files).map(Some) }
+}
+
+fn lost(failure: Option<Failure>) -> LaunchError {
+    failure.map_or(LaunchError::LauncherGone, LaunchError::Failed)
+}
+
+/// The launcher's answer to a launch.
+fn answer(socket: &OwnedFd) -> Result<(Answer, Vec<OwnedFd>), LaunchError> {
+    loop {
+        match handshake::receive::<Answer>(socket.as_fd()) {
+            // Of what was prepared; that is known by now.
+            Ok((Answer::Built, _)) => {}
+            Ok(answer) => return Ok(answer),
+            Err(ReceiveError::Closed) => return Err(LaunchError::LauncherGone),
+            Err(ReceiveError::Malformed) => return Err(Failure::rule(Stage::Request, "the launcher's answer is not understood").into()),
+            Err(ReceiveError::Call(errno)) => return Err(Failure::new(Stage::Request, "answer", errno).into()),
+        }
+    }
+}
+
+/// A sandbox that is built, or being built, up to where its program is lacking. It runs one program or none: dropping it removes
+/// it. While it waits it costs no processor time, and what it holds is what its spec named and nothing of any other sandbox.
+#[derive(Debug)]
+pub struct Prepared {
+    socket: OwnedFd,
+    shape: Spec,
+    /// Whether files and secrets may come.
+    open: bool,
+    launcher: Launcher,
+}
+
+impl Prepared {
+    /// Whether a spec differs from the one that this was prepared for in nothing but its program, arguments, environment, working
+    /// directory, files, secrets and wall clock limit. One without files and secrets fits only what has none.
+    pub fn fits(&self, spec: &Spec) -> bool {
+        (self.open || !spec.gives()) && spec.shape() == self.shape && spec.files.iter().all(|file| self.shape.leaves(&file.target))
+    }
+
+    /// Blocks until it is built; whether it was. To be called once; [`Prepared::launch`] needs no such wait.
+    pub fn is_built(&self) -> bool {
+        matches!(handshake::receive::<Answer>(self.socket.as_fd()), Ok((Answer::Built, _)))
+    }
+
+    /// As [`Launcher::launch`], in what was prepared. Where the spec does not fit it, or it came to nothing, a sandbox is built
+    /// anew: what differs is the time that it takes.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn launch(self, spec: &Spec, stdio: Stdio) -> Result<Running, LaunchError> {
+        if !self.fits(spec) {
+            let launcher = self.launcher.clone();
+            drop(self);
+            return launcher.launch(spec, stdio);
+        }
+        let program = handshake::store("program", &Program::of(spec))?;
+        let mut out = vec![program.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        let files = files(spec)?;
+        let secrets = if spec.secrets.is_empty() { None } else { Some(handshake::store("secrets", &spec.secrets)?) };
+        out.extend(files.iter().chain(&secrets).map(AsFd::as_fd));
+        let go = Control::Go { wall_clock: spec.limits.wall_clock, files: files.is_some(), secrets: secrets.is_some() };
+        // Only where it is certain that nothing has run.
+        if handshake::send(self.socket.as_fd(), &go, &out).is_err() {
+            return self.launcher.launch(spec, stdio);
+        }
+        match answer(&self.socket)? {
+            (Answer::Spoiled, _) => self.launcher.launch(spec, stdio),
+            (answer, descriptors) => self.launcher.started(self.socket, answer, descriptors),
         }
     }
 }

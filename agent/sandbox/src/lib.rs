@@ -27,11 +27,13 @@ pub mod outcome;
 pub mod privileges;
 pub mod protection;
 pub mod raw;
+pub mod series;
 pub mod sockets;
 pub mod spec;
 
 mod area;
 mod assess;
+mod assign;
 mod cgroup;
 mod disk;
 mod evaluate;

@@ -6,15 +6,29 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Identity, SystemEntry};
+use crate::spec::{Identity, Spec, SystemEntry};
 
-/// Everything init needs. Mounts come beside it as descriptors.
+/// What is executed, from the caller to the process that becomes it: nobody between the two reads it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct Program {
     pub program: OsString,
     pub args: Vec<OsString>,
     pub env: Vec<(OsString, OsString)>,
     pub cwd: PathBuf,
+}
+
+impl Program {
+    /// That of a spec.
+    pub(crate) fn of(spec: &Spec) -> Self {
+        Self { program: spec.program.clone(), args: spec.args.clone(), env: spec.env.clone(), cwd: spec.cwd.clone() }
+    }
+}
+
+/// Everything init needs. Mounts come beside it as descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// Whether files and secrets may come when it is built.
+    pub open: bool,
     pub identity: Identity,
     /// The ids that init takes.
     pub init: (u32, u32),

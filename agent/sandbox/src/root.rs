@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 use crate::error::{Failure, Stage};
 use crate::ground;
 use crate::plan::{Build, Plan};
-use crate::spec::{Identity, SystemEntry};
+use crate::spec::{GivenFile, Identity, SystemEntry};
 use crate::sys::{self, MountChange};
 
 /// Of /proc, hidden behind an empty file: what tells of the kernel or of others, or acts on the host.
@@ -41,11 +41,45 @@ const HIDDEN_OF_INIT: [&str; 2] = ["1/fd", "1/fdinfo"];
 /// Seen but never written. What lies directly in /proc and belongs to the host's root is kept by its permissions.
 const READ_ONLY: [&str; 4] = ["sys", "irq", "fs", "driver"];
 
+/// Where secrets lie.
+const SECRETS: &str = "/run/secrets";
 /// Bytes of the root and of all its `File`s.
 const ROOT_SIZE: &CStr = c"64m";
 
-/// Builds the tree and makes it the root. The memory file systems that were made, for whoever counts what they hold.
-pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
+/// A tree that has been built and is the root.
+pub(crate) struct Inside {
+    root: OwnedFd,
+    /// Whether the root is our own tmpfs and not something of the spec.
+    own: bool,
+    /// The memory file systems that were made, for whoever counts what they hold.
+    pub memory: Vec<OwnedFd>,
+}
+
+impl Inside {
+    /// Adds what comes with the program, and closes the root.
+    pub(crate) fn furnish(&self, plan: &Plan, files: &[GivenFile], secrets: Option<&OwnedFd>) -> Result<(), Failure> {
+        let tree = Tree { root: &self.root, own: self.own, plan };
+        for GivenFile { target, content, mode } in files {
+            tree.file(target, content, *mode)?;
+        }
+        if let Some(secrets) = secrets {
+            tree.attach(secrets, Path::new(SECRETS), true, Stage::Secrets)?;
+        }
+        self.close()
+    }
+
+    /// Makes the root read-only: last, since every mount point had to be made in it.
+    fn close(&self) -> Result<(), Failure> {
+        if !self.own {
+            return Ok(());
+        }
+        let change = MountChange { set: sys::MOUNT_ATTR_RDONLY, ..MountChange::default() };
+        sys::mount_setattr(self.root.as_fd(), &change).map_err(|errno| Failure::new(Stage::Root, "", errno))
+    }
+}
+
+/// Builds the tree and makes it the root.
+pub(crate) fn build(plan: &Plan, files: &[GivenFile], trees: Vec<OwnedFd>) -> Result<Inside, Failure> {
     let base = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| Failure::new(Stage::Root, "ground", errno))?;
     let mut builds = plan.builds.as_slice();
@@ -72,24 +106,27 @@ pub(crate) fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Fa
     tree.attach(&tmp, Path::new("/tmp"), true, Stage::Root)?;
     memory.push(tmp);
     tree.directory(Path::new("/run"), Stage::Root)?;
+    for GivenFile { target, content, mode } in files {
+        tree.file(target, content, *mode)?;
+    }
     for build in builds {
         memory.extend(tree.add(build, &trees)?);
     }
     if let Some(secrets) = plan.secrets {
-        tree.attach(tree_at(&trees, secrets)?, Path::new("/run/secrets"), true, Stage::Secrets)?;
+        tree.attach(tree_at(&trees, secrets)?, Path::new(SECRETS), true, Stage::Secrets)?;
     }
-    if own {
-        // Last, since every mount point above had to be made in it.
-        let change = MountChange { set: sys::MOUNT_ATTR_RDONLY, ..MountChange::default() };
-        sys::mount_setattr(root.as_fd(), &change).map_err(failed)?;
+    let inside = Inside { root, own, memory };
+    if !plan.open {
+        inside.close()?;
     }
+    let root = &inside.root;
     let pivot = |errno| Failure::new(Stage::Pivot, "", errno);
-    nix::unistd::fchdir(&root).map_err(pivot)?;
+    nix::unistd::fchdir(root).map_err(pivot)?;
     // Both the same directory: the old root comes to lie on top of the new one, and is taken off (pivot_root(2)).
     nix::unistd::pivot_root(".", ".").map_err(pivot)?;
     umount2(".", MntFlags::MNT_DETACH).map_err(pivot)?;
     nix::unistd::chdir("/").map_err(pivot)?;
-    Ok(memory)
+    Ok(inside)
 }
 
 fn tree_at(trees: &[OwnedFd], at: usize) -> Result<&OwnedFd, Failure> {

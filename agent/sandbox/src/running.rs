@@ -1,23 +1,28 @@
 //! One sandbox as the launcher sees it, from the order to build until its outcome is told.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
+use crate::assign;
 use crate::disk::{Known, Watch};
 use crate::error::{Failure, LaunchError, Stage};
-use crate::handshake::{self, Answer, Control, Order, ReceiveError, Report};
+use crate::handshake::{self, Answer, Control, Go, Order, ReceiveError, Report};
+use crate::host::Mode;
 use crate::notices::{Notices, Shortage};
 use crate::outcome::{Cause, Outcome, Status, Timing, Usage};
 use crate::protection::{Missing, Protection};
 use crate::refused::Refused;
 use crate::slot::Slot;
 use crate::sockets::Opening;
-use crate::spec::Limits;
+use crate::sources;
+use crate::spec::{Identity, Limits, SecretFile};
 use crate::sys;
+use crate::userns::IdMap;
 use crate::victim::Watcher;
 
 /// How long a step runs before it is worth the price of being warned when its memory gets short.
@@ -37,6 +42,23 @@ pub(crate) struct Next {
     pub missing: Vec<Missing>,
     pub sockets: Vec<(Opening, OwnedFd)>,
     pub arrived: Instant,
+    pub awaited: Option<Awaited>,
+}
+
+/// What a sandbox needs to take its program when it is built already.
+pub(crate) struct Awaited {
+    /// Whether files and secrets may come with it.
+    pub open: bool,
+    pub mode: Mode,
+    pub map: IdMap,
+    pub identity: Identity,
+    /// What of the host it can write.
+    pub written: Vec<PathBuf>,
+    /// Its memory file systems so far.
+    pub memory: Vec<OwnedFd>,
+    /// Where the process that becomes the step waits, once it does.
+    pub line: Option<OwnedFd>,
+    pub built: bool,
 }
 
 impl Next {
@@ -55,6 +77,8 @@ impl Next {
             missing: self.missing,
             sockets: self.sockets,
             arrived: self.arrived,
+            awaited: self.awaited,
+            spoiled: false,
             phase: Phase::Building { failure: None },
             deadline: None,
             cause: None,
@@ -92,6 +116,10 @@ pub(crate) struct Sandbox {
     missing: Vec<Missing>,
     sockets: Vec<(Opening, OwnedFd)>,
     arrived: Instant,
+    /// While it has no program.
+    awaited: Option<Awaited>,
+    /// Whether the program came too late for it.
+    spoiled: bool,
     pub phase: Phase,
     /// When it is to be killed.
     pub deadline: Option<Instant>,
@@ -125,6 +153,11 @@ impl Sandbox {
             }
             _ => self.deadline,
         }
+    }
+
+    /// Whether init is at work and wants no other at its side.
+    pub(crate) fn is_building(&self) -> bool {
+        matches!(self.phase, Phase::Building { .. }) && self.awaited.as_ref().is_none_or(|awaited| !awaited.built)
     }
 
     /// Until when the launcher had better begin nothing that takes long.
@@ -174,7 +207,7 @@ impl Sandbox {
                 self.stop(cause);
             }
         }
-        self.control();
+        self.control(known, now);
         self.reports();
         if let Some(refused) = &mut self.refused {
             refused.answer();
@@ -214,7 +247,7 @@ impl Sandbox {
     }
 
     /// What the caller wants.
-    fn control(&mut self) {
+    fn control(&mut self, known: &Known, now: Instant) {
         loop {
             let Some(answer) = &self.answer else { return };
             match handshake::receive_now::<Control>(answer.as_fd()) {
@@ -223,6 +256,21 @@ impl Sandbox {
                     let _ = handshake::send_now(self.slot.socket.as_fd(), &Order::Signal(signal), &[]);
                 }
                 Ok((Control::Kill, _)) => self.stop(Cause::Killed),
+                Ok((Control::Go { wall_clock, files, secrets }, descriptors)) => {
+                    // One that is dead is left as it is: nobody took the program.
+                    if self.slot.is_dead() {
+                        continue;
+                    }
+                    let Some(awaited) = self.awaited.take() else { continue };
+                    (self.arrived, self.limits.wall_clock) = (now, wall_clock);
+                    let gone = self.go(awaited, (files, secrets), descriptors, known, now);
+                    if let (Err(failed), Phase::Building { failure }) = (&gone, &mut self.phase) {
+                        failure.get_or_insert_with(|| failed.clone());
+                    }
+                    if gone.is_err() || self.spoiled {
+                        self.slot.kill();
+                    }
+                }
                 Err(ReceiveError::Call(Errno::EAGAIN)) => return,
                 Err(_) => {
                     self.answer = None;
@@ -232,19 +280,65 @@ impl Sandbox {
         }
     }
 
+    /// Gives what is built its program.
+    fn go(
+        &mut self,
+        awaited: Awaited,
+        (files, secrets): (bool, bool),
+        mut descriptors: Vec<OwnedFd>,
+        known: &Known,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let Awaited { open, mode, map, identity, written, memory, line, .. } = awaited;
+        self.disk = Watch::new(&self.limits, &written, known, now)?;
+        self.disk.add(memory);
+        if !open && (files || secrets) {
+            return Err(Failure::rule(Stage::Request, "neither files nor secrets were spoken of"));
+        }
+        // One that waits for nothing but its program has it straight; else init sees to what comes with it first.
+        if let (Some(line), false, false) = (&line, files, secrets) {
+            let out: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            self.spoiled = handshake::send_now(line.as_fd(), &Go::Program, &out).is_err();
+            return Ok(());
+        }
+        if secrets {
+            let taken: Vec<SecretFile> =
+                handshake::load(descriptors.pop().ok_or_else(|| Failure::rule(Stage::Request, "the secrets are missing"))?)?;
+            let (tree, kept_out_of_swap) = sources::secrets(&taken, mode, map, identity)?;
+            self.note(assign::swappable(kept_out_of_swap, &self.missing).into_iter().collect());
+            descriptors.push(tree);
+        }
+        let out: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.spoiled = handshake::send_now(self.slot.socket.as_fd(), &Order::Go { files, secrets }, &out).is_err();
+        Ok(())
+    }
+
     /// What init says.
     fn reports(&mut self) {
         while self.reports {
             match handshake::receive_now::<Report>(self.slot.socket.as_fd()) {
                 Ok((Report::Warm { missing }, _)) => self.note(missing),
-                Ok((Report::Running { missing, refusals }, mut memory)) => {
-                    self.note(missing);
+                Ok((Report::Built { waiting }, memory)) => {
+                    let mut memory = memory.into_iter();
+                    let line = if waiting { memory.next() } else { None };
+                    match &mut self.awaited {
+                        Some(awaited) => {
+                            (awaited.line, awaited.built) = (line, true);
+                            awaited.memory.extend(memory);
+                            self.tell(&Answer::Built, &[]);
+                        }
+                        // It has its program already.
+                        None => self.disk.add(memory.collect()),
+                    }
+                }
+                Ok((Report::Running { refusals }, mut memory)) => {
                     if let (true, Some(refused)) = (refusals, &mut self.refused) {
                         refused.listen(memory.pop());
                     }
                     self.disk.add(memory);
                     let now = Instant::now();
-                    if let Phase::Building { .. } = self.phase {
+                    // One that ran without a program was killed while it waited.
+                    if let (Phase::Building { .. }, None) = (&self.phase, &self.awaited) {
                         self.phase = Phase::Running { build: now - self.arrived, since: now };
                         self.deadline = self.limits.wall_clock.map(|limit| now + limit);
                         // Handed over and closed here: they must not outlive the caller's.
@@ -292,6 +386,7 @@ impl Sandbox {
         let now = Instant::now();
         let phase = std::mem::replace(&mut self.phase, Phase::Dead);
         let (build, status, wall, teardown) = match phase {
+            _ if self.awaited.is_some() || self.spoiled => return self.tell(&Answer::Spoiled, &[]),
             Phase::Building { failure } => {
                 let failure = failure.unwrap_or_else(|| {
                     let why = if counts.oom_kills > 0 {

@@ -10,42 +10,29 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::area;
-use crate::assess::assess;
+use crate::assign::Purpose;
 use crate::cgroup::{Cgroups, Group};
-use crate::disk::{Known, Remembered, Watch};
-use crate::error::{Failure, LaunchError, Stage};
+use crate::disk::{Known, Remembered};
+use crate::error::{Failure, Stage};
 use crate::ground::Ground;
-use crate::handshake::{self, Answer, Greeting, NAME, Order, ReceiveError, Request, SOCKET, Setup};
-use crate::hierarchy::Controller;
+use crate::handshake::{self, Answer, Control, Greeting, NAME, ReceiveError, Request, SOCKET, Setup};
 use crate::host::{Mode, Standing};
 use crate::netns;
-use crate::notices::Notices;
 use crate::onlooker;
 use crate::outcome::Cause;
-use crate::plan::{Instruction, Plan, Rlimit};
+use crate::plan::Instruction;
 use crate::protection::{Missing, Protection};
-use crate::refused::Refused;
-use crate::running::{Next, Phase, Sandbox};
+use crate::running::{Phase, Sandbox};
 use crate::seccomp;
 use crate::share::Shares;
 use crate::slot::{Slot, Time};
-use crate::sockets::Opening;
-use crate::sources::{self, Context, Opened, Owners};
-use crate::spec::{Filter, Limits, Mount, Refusals, Spec, Upper};
+use crate::sources::Owners;
+use crate::spec::Filter;
 use crate::sys::{self, Forked};
-use crate::userns::IdMap;
 use crate::warden;
 
-/// Bytes of /dev/shm where the spec says nothing.
-const SHM_SIZE: u64 = 256 << 20;
-/// Bytes of /tmp where neither the spec nor a memory limit says anything.
-const TMP_SIZE: u64 = 1 << 30;
-/// Files of /tmp.
-const TMP_INODES: u64 = 1 << 20;
 /// How often a busy cgroup is tried again.
 const RETRY: Duration = Duration::from_millis(2);
-/// How many compiled filters are kept.
-const FILTERS_KEPT: usize = 16;
 
 /// Runs the launcher if this process was started as one.
 pub(crate) fn entry() -> Option<i32> {
@@ -68,26 +55,36 @@ pub(crate) fn run(socket: OwnedFd) -> i32 {
     }
 }
 
-struct Server {
-    setup: Setup,
-    ground: Ground,
-    cgroups: Cgroups,
+pub(crate) struct Server {
+    pub setup: Setup,
+    pub ground: Ground,
+    pub cgroups: Cgroups,
     shares: Shares,
-    standing: Standing,
+    pub standing: Standing,
     time: Time,
-    owners: Owners,
-    filters: HashMap<Filter, Vec<Instruction>>,
+    pub owners: Owners,
+    pub filters: HashMap<Filter, Vec<Instruction>>,
     init_filter: Vec<Instruction>,
-    warm: VecDeque<Slot>,
+    pub warm: VecDeque<Slot>,
     running: Vec<Sandbox>,
+    /// What is to be prepared when there is time for it.
+    wanted: VecDeque<Wanted>,
     /// Dead or dying, answered already.
-    closing: Vec<Slot>,
+    pub closing: Vec<Slot>,
     emptying: Vec<Group>,
-    helpers: Vec<(Pid, OwnedFd)>,
+    pub helpers: Vec<(Pid, OwnedFd)>,
     /// What counted directories hold.
-    known: Known,
+    pub known: Known,
     /// `None` where the caller clears up.
     warden: Option<warden::Warden>,
+}
+
+/// A sandbox that somebody wants prepared.
+struct Wanted {
+    /// Where its program comes, or the end of the wish.
+    answer: OwnedFd,
+    spec: OwnedFd,
+    open: bool,
 }
 
 impl Server {
@@ -126,6 +123,7 @@ impl Server {
             init_filter,
             warm: VecDeque::from([first]),
             running: Vec::new(),
+            wanted: VecDeque::new(),
             closing: Vec::new(),
             emptying: Vec::new(),
             helpers: Vec::new(),
@@ -139,7 +137,7 @@ impl Server {
         let mut open = true;
         loop {
             if open {
-                while self.refill(&socket) {}
+                while self.prepare(&socket) || self.refill(&socket) {}
             } else if self.running.is_empty() && self.closing.is_empty() && self.emptying.is_empty() && self.helpers.is_empty() {
                 break;
             }
@@ -147,12 +145,14 @@ impl Server {
             let now = Instant::now();
             if open && !self.requests(&socket) {
                 open = false;
+                self.wanted.clear();
                 self.closing.extend(self.warm.drain(..));
                 self.closing.iter().for_each(Slot::kill);
                 for sandbox in &mut self.running {
                     sandbox.stop(Cause::Killed);
                 }
             }
+            self.overtaken();
             self.advance(now);
             self.bury();
         }
@@ -163,24 +163,57 @@ impl Server {
         0
     }
 
-    /// Makes one slot ahead when nothing else is to be done; whether it did.
-    fn refill(&mut self, socket: &OwnedFd) -> bool {
+    /// Whether there is time for what nobody waits for.
+    fn idle(&self, socket: &OwnedFd) -> bool {
         // Not while another is being built: both would wait for the same locks of the kernel.
-        let building = self.running.iter().any(|sandbox| matches!(sandbox.phase, Phase::Building { .. }));
         let now = Instant::now();
-        let hurried = self.running.iter().filter_map(Sandbox::hurried_until).any(|until| until > now);
-        if building || hurried || self.warm.len() >= self.setup.warm {
+        let busy = self.running.iter().any(|sandbox| sandbox.is_building() || sandbox.hurried_until().is_some_and(|until| until > now));
+        !busy && poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+    }
+
+    /// Prepares one sandbox when there is time; whether it did.
+    fn prepare(&mut self, socket: &OwnedFd) -> bool {
+        if self.wanted.is_empty() || !self.idle(socket) {
             return false;
         }
-        let mut waits = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut waits, PollTimeout::ZERO) != Ok(0) {
+        let Some(Wanted { answer, spec, open }) = self.wanted.pop_front() else { return false };
+        match self.begin(spec, Purpose::Wait { open }, Instant::now()) {
+            Ok(next) => self.running.push(next.with(answer)),
+            // Why it failed is found out again by the launch that follows, and told then.
+            Err(_) => drop(handshake::send_now(answer.as_fd(), &Answer::Spoiled, &[])),
+        }
+        true
+    }
+
+    /// What is wanted now has its program already, or nobody wants it any more.
+    fn overtaken(&mut self) {
+        let mut waiting = VecDeque::with_capacity(self.wanted.len());
+        for wanted in std::mem::take(&mut self.wanted) {
+            match handshake::receive_now::<Control>(wanted.answer.as_fd()) {
+                Ok((Control::Go { .. }, _)) => drop(handshake::send_now(wanted.answer.as_fd(), &Answer::Spoiled, &[])),
+                Ok(_) | Err(ReceiveError::Call(Errno::EAGAIN)) => waiting.push_back(wanted),
+                Err(_) => {}
+            }
+        }
+        self.wanted = waiting;
+    }
+
+    /// Makes one slot ahead when nothing else is to be done; whether it did.
+    fn refill(&mut self, socket: &OwnedFd) -> bool {
+        if self.warm.len() >= self.setup.warm || !self.idle(socket) {
             return false;
         }
         // A failure here shows at the next launch, which makes its own slot and reports.
-        let made = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter);
+        let made = self.new_slot();
         let whether = made.is_ok();
         self.warm.extend(made);
         whether
+    }
+
+    /// Makes a slot.
+    pub(crate) fn new_slot(&mut self) -> Result<Slot, Failure> {
+        let slot = Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter)?;
+        Ok(if self.warden.is_some() { slot.hold_mounts() } else { slot })
     }
 
     /// Blocks until something can be done.
@@ -191,12 +224,13 @@ impl Server {
         for sandbox in &self.running {
             watched.extend(sandbox.watched());
         }
+        watched.extend(self.wanted.iter().map(|wanted| input(wanted.answer.as_fd())));
         watched.extend(self.closing.iter().chain(&self.warm).map(|slot| input(slot.pidfd.as_fd())));
         watched.extend(self.helpers.iter().map(|(_, pidfd)| input(pidfd.as_fd())));
         let mut waits: Vec<PollFd<'_>> = watched.into_iter().map(|(fd, flags)| PollFd::new(fd, flags)).collect();
         let now = Instant::now();
         let refill = self.running.iter().filter_map(Sandbox::hurried_until).filter(|until| *until > now).max();
-        let refill = if self.warm.len() < self.setup.warm { refill } else { None };
+        let refill = if self.warm.len() < self.setup.warm || !self.wanted.is_empty() { refill } else { None };
         let mut next = self.running.iter().filter_map(Sandbox::next).chain(refill).min();
         if !self.emptying.is_empty() {
             let retry = now + RETRY;
@@ -233,10 +267,10 @@ impl Server {
         let Some(answer) = descriptors.next() else { return };
         match request {
             Request::Launch => {
-                let given: Result<[OwnedFd; 4], _> = descriptors.collect::<Vec<_>>().try_into();
+                let given: Result<[OwnedFd; 5], _> = descriptors.by_ref().take(5).collect::<Vec<_>>().try_into();
                 let launched = match given {
-                    Ok(given) => self.launch(given, arrived),
-                    Err(_) => Err(Failure::rule(Stage::Request, "a launch needs four descriptors").into()),
+                    Ok([spec, given @ ..]) => self.begin(spec, Purpose::Run { given, files: descriptors.next() }, arrived),
+                    Err(_) => Err(Failure::rule(Stage::Request, "a launch needs five descriptors").into()),
                 };
                 match launched {
                     Ok(build) => self.running.push(build.with(answer)),
@@ -246,6 +280,7 @@ impl Server {
                     }
                 }
             }
+            Request::Prepare { open } => self.wanted.extend(descriptors.next().map(|spec| Wanted { answer, spec, open })),
             Request::CreateArea { path, directories, ids } => {
                 let (mode, default) = (self.standing.mode, self.setup.ids);
                 self.known.insert(path.clone(), Remembered::empty(arrived));
@@ -284,126 +319,6 @@ impl Server {
         }
     }
 
-    fn launch(&mut self, given: [OwnedFd; 4], arrived: Instant) -> Result<Next, LaunchError> {
-        let [spec, stdin, stdout, stderr] = given;
-        let spec: Spec = handshake::load(spec)?;
-        let limits = spec.limits.clone();
-        check(&spec)?;
-        let verdict = assess(&spec, &self.standing, self.cgroups.has(Controller::Pids))?;
-        let filter = self.filter(&spec)?;
-        let listed = spec.filter.refusals == Refusals::Listed;
-        let refused = if listed { filter.clone().map(Refused::new) } else { None };
-        let filter = if listed { filter.map(|filter| seccomp::notifying(&filter)) } else { filter };
-        let slot = match self.live_slot() {
-            Some(slot) => slot,
-            None => Slot::new(&mut self.cgroups, &mut self.shares, &self.ground, self.time, &self.init_filter)?,
-        };
-        let (mut enforced, mut missing) = (verdict.enforced, verdict.missing);
-        match self.assign(&slot, spec, filter, [stdin, stdout, stderr], &mut missing) {
-            Ok(Assigned { memory, disk, sockets }) => {
-                enforced.retain(|protection| missing.iter().all(|missing| missing.protection != *protection));
-                Ok(Next { slot, memory, disk, refused, limits, enforced, missing, sockets, arrived })
-            }
-            Err(failure) => {
-                slot.kill();
-                self.closing.push(slot);
-                Err(failure.into())
-            }
-        }
-    }
-
-    /// The next warm slot whose init has not died meanwhile.
-    fn live_slot(&mut self) -> Option<Slot> {
-        while let Some(slot) = self.warm.pop_front() {
-            let mut waits = [PollFd::new(slot.pidfd.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut waits, PollTimeout::ZERO) == Ok(0) {
-                return Some(slot);
-            }
-            self.closing.push(slot);
-        }
-        None
-    }
-
-    fn filter(&mut self, spec: &Spec) -> Result<Option<Vec<Instruction>>, Failure> {
-        if let Some(filter) = self.filters.get(&spec.filter) {
-            return Ok(Some(filter.clone()));
-        }
-        let filter = seccomp::compile(&spec.filter)?;
-        if self.filters.len() >= FILTERS_KEPT {
-            self.filters.clear();
-        }
-        self.filters.insert(spec.filter.clone(), filter.clone());
-        Ok(Some(filter))
-    }
-
-    /// Makes a slot the sandbox of a spec.
-    fn assign(
-        &mut self,
-        slot: &Slot,
-        spec: Spec,
-        filter: Option<Vec<Instruction>>,
-        streams: [OwnedFd; 3],
-        missing: &mut Vec<Missing>,
-    ) -> Result<Assigned, Failure> {
-        let map = IdMap::new(self.standing.mode, self.setup.ids, spec.ids, spec.identity)?;
-        map.write(slot.pid)?;
-        slot.group.limit(&spec.limits)?;
-        let notices = match spec.limits.memory {
-            Some(_) => slot.group.notices()?,
-            None => None,
-        };
-        // Before the order to build: nothing of the step runs until its network is as it will be.
-        let mut furnished = netns::furnish(&slot.network, &spec.network)?;
-        missing.extend(furnished.uncaptured.map(|reason| Missing { protection: Protection::ExitByName, reason }));
-        let context = Context { ground: &self.ground, mode: self.standing.mode, map, identity: spec.identity };
-        let mut watch = Watch::new(&spec.limits, &spec.mounts, &self.known, Instant::now())?;
-        let Opened { builds, mut trees, memory } = sources::open(bounded(spec.mounts, &spec.limits), &mut self.owners, &context)?;
-        watch.add(memory);
-        let secrets = if spec.secrets.is_empty() {
-            None
-        } else {
-            let (tree, kept_out_of_swap) = sources::secrets(&spec.secrets, &context)?;
-            if !kept_out_of_swap && !missing.iter().any(|missing| missing.protection == Protection::SecretMemory) {
-                let reason = "this kernel has no tmpfs `noswap` for us (Linux 6.4, root) and the host swaps".to_owned();
-                missing.push(Missing { protection: Protection::SecretMemory, reason });
-            }
-            trees.push(tree);
-            Some(trees.len() - 1)
-        };
-        let plan = Plan {
-            rlimits: rlimits(&spec.limits, self.cgroups.has(Controller::Pids)),
-            tmp_size: within(spec.limits.tmp_size.or(spec.limits.memory.map(|memory| memory / 2)).unwrap_or(TMP_SIZE), spec.limits.disk),
-            tmp_inodes: within(TMP_INODES, spec.limits.inodes),
-            shm_size: within(spec.limits.shm_size.unwrap_or(SHM_SIZE), spec.limits.disk),
-            program: spec.program,
-            args: spec.args,
-            env: spec.env,
-            cwd: spec.cwd,
-            identity: spec.identity,
-            init: map.init(),
-            groups_denied: map.groups_denied,
-            hostname: spec.hostname,
-            builds,
-            secrets,
-            filter,
-            listening: spec.filter.refusals == Refusals::Listed,
-        };
-        let plan = handshake::store("plan", &plan)?;
-        let mut descriptors: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
-        descriptors.extend(streams.iter().map(AsFd::as_fd));
-        descriptors.extend(trees.iter().map(AsFd::as_fd));
-        handshake::send_now(slot.socket.as_fd(), &Order::Build, &descriptors).map_err(|errno| Failure::new(Stage::Release, "", errno))?;
-        // Beside what init does: packets are held from now on, and wait for whoever looks.
-        if let Some(held) = furnished.held.take()
-            && let Ok((ours, theirs)) = handshake::pair()
-            && let Ok(helper) = netns::within(&slot.network, || onlooker::fork(theirs.as_fd(), slot.pid, Some(held)))
-        {
-            self.helpers.push(helper);
-            furnished.sockets.push((Opening::Onlooker, ours));
-        }
-        Ok(Assigned { memory: notices, disk: watch, sockets: furnished.sockets })
-    }
-
     /// Moves every sandbox on as far as it goes.
     fn advance(&mut self, now: Instant) {
         let mut kept = Vec::with_capacity(self.running.len());
@@ -411,94 +326,38 @@ impl Server {
             sandbox.advance(now, &mut self.known);
             self.helpers.extend(sandbox.be_warned(now));
             match sandbox.phase {
-                Phase::Dead => self.emptying.push(sandbox.slot.group),
+                Phase::Dead => self.let_go(sandbox.slot),
                 _ => kept.push(sandbox),
             }
         }
         self.running = kept;
     }
 
+    /// Has what is left of a dead sandbox taken down.
+    fn let_go(&mut self, slot: Slot) {
+        let Slot { group, network, mounts, .. } = slot;
+        let rest: Vec<BorrowedFd<'_>> = mounts.iter().chain([&network]).map(AsFd::as_fd).collect();
+        if !self.warden.as_ref().is_some_and(|warden| warden.bury(group.paths(), &rest)) {
+            self.emptying.push(group);
+        }
+    }
+
     /// Reaps what is dead without an outcome, and removes emptied groups.
     fn bury(&mut self) {
         let mut kept = Vec::new();
-        for slot in self.closing.drain(..) {
+        for slot in std::mem::take(&mut self.closing) {
             match sys::reap(Some(slot.pid)) {
                 Ok(None) => kept.push(slot),
-                Ok(Some(_)) | Err(_) => self.emptying.push(slot.group),
+                Ok(Some(_)) | Err(_) => self.let_go(slot),
             }
         }
         self.closing = kept;
-        let (dead, alive): (Vec<_>, Vec<_>) = self.warm.drain(..).partition(|slot| {
-            let mut waits = [PollFd::new(slot.pidfd.as_fd(), PollFlags::POLLIN)];
-            poll(&mut waits, PollTimeout::ZERO) == Ok(1)
-        });
+        let (dead, alive): (Vec<_>, Vec<_>) = self.warm.drain(..).partition(Slot::is_dead);
         self.warm = alive.into();
         self.closing.extend(dead);
         self.helpers.retain(|(pid, _)| matches!(sys::reap(Some(*pid)), Ok(None)));
         self.emptying.retain_mut(|group| !group.remove());
     }
-}
-
-/// What a slot brings along once it has its orders.
-struct Assigned {
-    memory: Option<Notices>,
-    disk: Watch,
-    sockets: Vec<(Opening, OwnedFd)>,
-}
-
-/// The lower of a size and a limit.
-fn within(size: u64, limit: Option<u64>) -> u64 {
-    limit.map_or(size, |limit| size.min(limit))
-}
-
-/// Memory file systems no larger than the disk limit: one that reaches it alone is stopped by the kernel, with an error that
-/// the program sees, and not by a kill.
-fn bounded(mut mounts: Vec<Mount>, limits: &Limits) -> Vec<Mount> {
-    for mount in &mut mounts {
-        match mount {
-            Mount::Tmpfs { size, inodes, .. } => {
-                *size = within(*size, limits.disk);
-                *inodes = within(*inodes, limits.inodes);
-            }
-            Mount::Overlay { upper: Upper::Memory { size, inodes }, .. } => {
-                *size = within(*size, limits.disk);
-                *inodes = within(*inodes, limits.inodes);
-            }
-            _ => {}
-        }
-    }
-    mounts
-}
-
-fn check(spec: &Spec) -> Result<(), Failure> {
-    for mount in &spec.mounts {
-        let target = mount.target();
-        let reserved = ["/proc", "/dev", "/run/secrets"].iter().any(|taken| target.starts_with(taken));
-        let odd = target.components().any(|part| matches!(part, std::path::Component::ParentDir));
-        if !target.is_absolute() || reserved || odd {
-            return Err(Failure::rule(Stage::Spec, format!("{}: no place for a mount", target.display())));
-        }
-    }
-    if spec.hostname.is_empty() || spec.hostname.len() > 64 {
-        return Err(Failure::rule(Stage::Spec, "host name must have 1 to 64 bytes"));
-    }
-    let opened = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Bind { .. } | Mount::Overlay { .. })).count();
-    let memory = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Tmpfs { .. })).count();
-    if opened.max(memory) + 16 > handshake::DESCRIPTOR_LIMIT {
-        return Err(Failure::rule(Stage::Spec, format!("{} mounts are too many", opened.max(memory))));
-    }
-    Ok(())
-}
-
-fn rlimits(limits: &Limits, pids_by_cgroup: bool) -> Vec<Rlimit> {
-    let mut list = vec![Rlimit::Core(0)];
-    list.extend(limits.open_files.map(Rlimit::OpenFiles));
-    // No file can be larger than all of them together: this one holds at once, and for files without a name as well.
-    list.extend(limits.file_size.into_iter().chain(limits.disk).min().map(Rlimit::FileSize));
-    if let (Some(pids), false) = (limits.pids, pids_by_cgroup) {
-        list.push(Rlimit::Processes(u64::from(pids)));
-    }
-    list
 }
 
 /// What this launcher can enforce, found out once.

@@ -3,6 +3,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use crate::cgroup::{Cgroups, Group};
@@ -33,6 +36,9 @@ pub(crate) struct Slot {
     pub socket: OwnedFd,
     pub group: Group,
     pub network: OwnedFd,
+    /// Its mounts, held so that taking them down does not hold up the end of init; `None` where the launcher may not see them, or
+    /// nobody would take them down in its place.
+    pub mounts: Option<OwnedFd>,
 }
 
 impl Slot {
@@ -61,12 +67,24 @@ impl Slot {
             Ok((pid, pidfd, socket, network))
         })();
         match cloned {
-            Ok((pid, pidfd, socket, network)) => Ok(Self { pid, pidfd, socket, group, network }),
+            Ok((pid, pidfd, socket, network)) => Ok(Self { pid, pidfd, socket, group, network, mounts: None }),
             Err(failure) => {
                 group.remove();
                 Err(failure)
             }
         }
+    }
+
+    /// Holds on to its mounts.
+    pub(crate) fn hold_mounts(mut self) -> Self {
+        let path = format!("/proc/{}/ns/mnt", self.pid);
+        self.mounts = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok();
+        self
+    }
+
+    /// Whether init is dead.
+    pub(crate) fn is_dead(&self) -> bool {
+        poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
     }
 
     /// Kills init, and with it everything in its process tree. May be called twice.

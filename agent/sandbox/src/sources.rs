@@ -310,16 +310,16 @@ fn finish(context: &OwnedFd, mode: Mode) -> Result<OwnedFd, Errno> {
 }
 
 /// Secrets on a file system in memory that only this sandbox will have; whether it is kept out of swap.
-pub(crate) fn secrets(files: &[SecretFile], context: &Context<'_>) -> Result<(OwnedFd, bool), Failure> {
+pub(crate) fn secrets(files: &[SecretFile], mode: Mode, map: IdMap, identity: Identity) -> Result<(OwnedFd, bool), Failure> {
     let failed = |subject: &str| {
         let subject = subject.to_owned();
         move |errno| Failure::new(Stage::Secrets, subject, errno)
     };
     let size: usize = files.iter().map(|file| file.value.expose().len().div_ceil(4096) * 4096).sum();
     let size = CString::new((size + 64 * 1024).to_string()).map_err(|_| Failure::rule(Stage::Secrets, "size"))?;
-    let (uid, gid) = context.map.outside(context.identity.uid(), context.identity.gid());
+    let (uid, gid) = map.outside(identity.uid(), identity.gid());
     let attributes = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
-    let mut kept_out_of_swap = context.mode == Mode::Root;
+    let mut kept_out_of_swap = mode == Mode::Root;
     let tree = loop {
         let made = sys::fsopen(c"tmpfs").and_then(|tmpfs| {
             sys::fsconfig(tmpfs.as_fd(), c"size", Some(&size))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,16 +13,26 @@ use serde::{Deserialize, Serialize};
 use crate::protection::Protection;
 
 /// One sandbox and the one program that runs in it. [`Spec::closed`] allows nothing; open it field by field.
+///
+/// Written down it says the sandbox only: the program, its arguments, environment, working directory and files go to the sandbox by
+/// a way of their own, which leads past the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// The program: a path inside the sandbox, or a bare name looked up in the `PATH` of [`Spec::env`].
+    #[serde(skip)]
     pub program: OsString,
     /// Its arguments, without the program's own name.
+    #[serde(skip)]
     pub args: Vec<OsString>,
     /// Its whole environment. Nothing of the caller's is added.
+    #[serde(skip)]
     pub env: Vec<(OsString, OsString)>,
     /// Its working directory, an absolute path inside the sandbox.
+    #[serde(skip)]
     pub cwd: PathBuf,
+    /// Read-only files that come with the program, such as its script; made before [`Spec::mounts`].
+    #[serde(skip)]
+    pub files: Vec<GivenFile>,
     /// Who it is inside.
     pub identity: Identity,
     /// Which host ids stand behind the ids inside.
@@ -53,6 +63,7 @@ impl Spec {
             args: Vec::new(),
             env: Vec::new(),
             cwd: PathBuf::from("/"),
+            files: Vec::new(),
             identity: Identity::RUNNER,
             ids: Ids::Default,
             hostname: "sandbox".to_owned(),
@@ -63,6 +74,34 @@ impl Spec {
             filter: Filter::default(),
             allow_missing: BTreeSet::new(),
         }
+    }
+}
+
+impl Spec {
+    /// The sandbox without what may come when it is built already: the program with its words, files and secrets, and the time
+    /// that it has. Two specs of the same shape can be run in sandboxes built alike.
+    pub(crate) fn shape(&self) -> Self {
+        let mut shape = self.clone();
+        shape.program.clear();
+        shape.args.clear();
+        shape.env.clear();
+        shape.cwd.clear();
+        shape.files.clear();
+        shape.secrets.clear();
+        shape.limits.wall_clock = None;
+        shape
+    }
+
+    /// Whether a path lies directly on the sandbox's own root, and in nothing that is mounted there.
+    pub(crate) fn leaves(&self, path: &Path) -> bool {
+        self.mounts.iter().all(|mount| {
+            !matches!(mount, Mount::Bind { .. } | Mount::Overlay { .. } | Mount::Tmpfs { .. }) || !path.starts_with(mount.target())
+        }) && !["/proc", "/dev", "/tmp", "/run/secrets"].iter().any(|taken| path.starts_with(taken))
+    }
+
+    /// Whether more than a program comes into it.
+    pub(crate) fn gives(&self) -> bool {
+        !(self.files.is_empty() && self.secrets.is_empty())
     }
 }
 
@@ -128,7 +167,7 @@ pub struct IdRange {
 /// A directory of an area.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AreaDirectory {
-    /// Its name, one component.
+    /// Its name, or its path below the area where directories before it in the list lead there.
     pub name: String,
     /// Whose it is: user id inside a sandbox with these ids.
     pub uid: u32,
@@ -322,6 +361,17 @@ pub enum Ports {
     All,
     /// These.
     Only(Vec<u16>),
+}
+
+/// A read-only file that comes with the program, owned by id 0 inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenFile {
+    /// Where it is: an absolute path inside.
+    pub target: PathBuf,
+    /// The bytes.
+    pub content: Vec<u8>,
+    /// Mode.
+    pub mode: u32,
 }
 
 /// One secret, a file of mode 0400 under `/run/secrets` that belongs to the step.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -14,8 +15,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
 use crate::error::{Failure, Stage};
-use crate::handshake::{self, Prelude};
-use crate::plan::{Plan, Rlimit};
+use crate::handshake::{self, Go, Prelude, ReceiveError};
+use crate::plan::{Plan, Program, Rlimit};
 use crate::seccomp;
 use crate::spec::Identity;
 use crate::sys;
@@ -23,26 +24,20 @@ use crate::sys;
 /// Landlock scopes (landlock(7), ABI 6): abstract sockets and signals stay within.
 const SCOPES: u64 = 0b11;
 
-/// Becomes the program; returns only on failure.
-pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3], report: BorrowedFd<'_>) -> Result<Infallible, Failure> {
+/// Where the step's process has its program from. Descriptors: program, stdin, stdout, stderr.
+pub(crate) enum Source {
+    /// It is there.
+    Here([OwnedFd; 4]),
+    /// It comes when all else is done.
+    Comes(OwnedFd),
+}
+
+/// Becomes the program; returns only on failure. One that has to wait for its program has given up everything before.
+pub(crate) fn run(plan: &Plan, source: Source, report: BorrowedFd<'_>) -> Result<Infallible, Failure> {
     let failed = |stage, subject: &'static str| move |errno| Failure::new(stage, subject, errno);
     // Its own session: no controlling terminal, and none can be pushed on it since it opens none of the host.
     nix::unistd::setsid().map_err(failed(Stage::Identity, "session"))?;
-    for (number, stream) in streams.iter().enumerate() {
-        sys::place(stream.as_fd(), number as i32, sys::Inherit::Yes).map_err(failed(Stage::Descriptors, "stream"))?;
-    }
     rlimits(&plan.rlimits)?;
-    let arguments = arguments(plan)?;
-    let environment = plan
-        .env
-        .iter()
-        .map(|(name, value)| {
-            let (name, value) = (name.as_bytes(), value.as_bytes());
-            string([name, b"=", value].concat(), "environment")
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let programs = candidates(plan)?;
-
     let keep: CapsHashSet = match plan.identity {
         Identity::User { .. } => CapsHashSet::new(),
         Identity::NamespaceRoot => Identity::ROOT_CAPABILITIES.iter().filter_map(|name| name.parse::<Capability>().ok()).collect(),
@@ -64,15 +59,33 @@ pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3], report: BorrowedFd<'_>) -
     // The change of ids cleared it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed(Stage::Identity, "death signal"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    enter(plan)?;
     nix::sys::prctl::set_no_new_privs().map_err(failed(Stage::NoNewPrivs, ""))?;
     match sys::landlock_version() {
         Ok(version) if version >= 6 => sys::landlock_scope(SCOPES).map_err(failed(Stage::Landlock, "scope"))?,
         // Reported by the launcher as missing.
         _ => {}
     }
-    sys::close_on_exec_from(3).map_err(failed(Stage::Descriptors, ""))?;
     sys::reset_signals().map_err(failed(Stage::Exec, "signals"))?;
+    let [program, streams @ ..] = match source {
+        Source::Here(given) => given,
+        Source::Comes(line) => come(&line)?,
+    };
+    let program: Program = handshake::load(program)?;
+    let arguments = arguments(&program)?;
+    let environment = program
+        .env
+        .iter()
+        .map(|(name, value)| {
+            let (name, value) = (name.as_bytes(), value.as_bytes());
+            string([name, b"=", value].concat(), "environment")
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let programs = candidates(&program)?;
+    for (number, stream) in streams.iter().enumerate() {
+        sys::place(stream.as_fd(), number as i32, sys::Inherit::Yes).map_err(failed(Stage::Descriptors, "stream"))?;
+    }
+    enter(&program.cwd)?;
+    sys::close_on_exec_from(3).map_err(failed(Stage::Descriptors, ""))?;
     if let Some(filter) = &plan.filter {
         if plan.listening {
             let listener = seccomp::load_listening(filter).map_err(failed(Stage::Seccomp, "listener"))?;
@@ -96,17 +109,28 @@ pub(crate) fn run(plan: &Plan, streams: &[OwnedFd; 3], report: BorrowedFd<'_>) -
             }
         }
     }
-    Err(Failure::new(Stage::Exec, plan.program.to_string_lossy(), error))
+    Err(Failure::new(Stage::Exec, program.program.to_string_lossy(), error))
+}
+
+/// Waits for the program. Who has nothing to say any more wants none: then there is nobody to tell either.
+fn come(line: &OwnedFd) -> Result<[OwnedFd; 4], Failure> {
+    match handshake::receive::<Go>(line.as_fd()) {
+        Ok((Go::Program, descriptors)) => {
+            descriptors.try_into().map_err(|_| Failure::rule(Stage::Release, "a program needs four descriptors"))
+        }
+        Err(ReceiveError::Call(errno)) => Err(Failure::new(Stage::Release, "program", errno)),
+        Err(_) => Err(Failure::rule(Stage::Release, "no program came")),
+    }
 }
 
 /// Through no magic link: `/proc/self/cwd` and the like would lead back to where this process comes from.
-fn enter(plan: &Plan) -> Result<(), Failure> {
-    let failed = |errno| Failure::new(Stage::Cwd, plan.cwd.display().to_string(), errno);
-    if !plan.cwd.is_absolute() {
-        return Err(Failure::rule(Stage::Cwd, format!("{}: not an absolute path", plan.cwd.display())));
+fn enter(cwd: &Path) -> Result<(), Failure> {
+    let failed = |errno| Failure::new(Stage::Cwd, cwd.display().to_string(), errno);
+    if !cwd.is_absolute() {
+        return Err(Failure::rule(Stage::Cwd, format!("{}: not an absolute path", cwd.display())));
     }
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let directory = openat2(AT_FDCWD, &plan.cwd, how).map_err(failed)?;
+    let directory = openat2(AT_FDCWD, cwd, how).map_err(failed)?;
     nix::unistd::fchdir(&directory).map_err(failed)
 }
 
@@ -131,17 +155,17 @@ fn string(bytes: Vec<u8>, what: &str) -> Result<CString, Failure> {
     CString::new(bytes).map_err(|_| Failure::rule(Stage::Exec, format!("{what} has a zero byte")))
 }
 
-fn arguments(plan: &Plan) -> Result<Vec<CString>, Failure> {
-    std::iter::once(&plan.program).chain(&plan.args).map(|word| string(word.as_bytes().to_vec(), "argument")).collect()
+fn arguments(program: &Program) -> Result<Vec<CString>, Failure> {
+    std::iter::once(&program.program).chain(&program.args).map(|word| string(word.as_bytes().to_vec(), "argument")).collect()
 }
 
 /// Where the program may lie: as named, or in each directory of the sandbox's own PATH.
-fn candidates(plan: &Plan) -> Result<Vec<CString>, Failure> {
-    let program = plan.program.as_bytes();
+fn candidates(program: &Program) -> Result<Vec<CString>, Failure> {
+    let (program, env) = (program.program.as_bytes(), &program.env);
     if program.contains(&b'/') {
         return Ok(vec![string(program.to_vec(), "program")?]);
     }
-    let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes()).unwrap_or_default();
+    let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes()).unwrap_or_default();
     path.split(|byte| *byte == b':')
         .filter(|directory| directory.first() == Some(&b'/'))
         .map(|directory| string([directory, b"/", program].concat(), "program"))

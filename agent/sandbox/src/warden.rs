@@ -1,20 +1,32 @@
-//! The warden: a process that does nothing but wait for the launcher's death, and then removes the cgroups that a killed
-//! launcher could not. Sandboxes need no such help: they die with the launcher, and their mounts with them.
+//! The warden: a process that waits for the launcher's death, and then removes the cgroups that a killed launcher could not.
+//! Sandboxes need no such help: they die with the launcher, and their mounts with them. While the launcher lives it lets go of
+//! what is left of sandboxes that are over: the kernel makes whoever does that wait for grace periods.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
 use crate::error::{Failure, Stage};
+use crate::handshake::{self, ReceiveError};
 use crate::sys::{self, Forked, Inherit};
 
 /// How long dying processes may keep a group busy.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Milliseconds after which a busy group is tried again.
+const RETRY: u8 = 2;
+
+/// What is left of a sandbox that is over. Descriptors: whatever is to be let go of.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remains {
+    /// Its groups.
+    groups: Vec<PathBuf>,
+}
 
 /// The launcher's hold on its warden.
 pub(crate) struct Warden {
@@ -27,7 +39,7 @@ impl Warden {
     /// Starts it over these directories.
     pub(crate) fn new(directories: Vec<PathBuf>) -> Result<Self, Failure> {
         let failed = |errno| Failure::new(Stage::Start, "warden", errno);
-        let (end, line) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+        let (end, line) = handshake::pair().map_err(failed)?;
         match sys::fork().map_err(failed)? {
             Forked::Child => {
                 let code = i32::from(watch(&end, &directories).is_err());
@@ -35,6 +47,11 @@ impl Warden {
             }
             Forked::Parent(pid) => Ok(Self { line, pid }),
         }
+    }
+
+    /// Hands over what is left of a sandbox; whether it took it.
+    pub(crate) fn bury(&self, groups: Vec<PathBuf>, rest: &[BorrowedFd<'_>]) -> bool {
+        handshake::send_now(self.line.as_fd(), &Remains { groups }, rest).is_ok()
     }
 
     /// Ends it, after the launcher has removed everything itself.
@@ -53,7 +70,23 @@ fn watch(end: &OwnedFd, directories: &[PathBuf]) -> Result<(), Errno> {
     nix::sys::prctl::set_name(c"caisson-warden")?;
     let session = nix::unistd::setsid();
     debug_assert!(session.is_ok(), "a fresh child leads no group");
-    while nix::unistd::read(&end, &mut [0; 1]) == Err(Errno::EINTR) {}
+    let mut busy: Vec<PathBuf> = Vec::new();
+    loop {
+        let wait = if busy.is_empty() { PollTimeout::NONE } else { PollTimeout::from(RETRY) };
+        // EINTR and errors alike: everything is looked at again.
+        let _ = poll(&mut [PollFd::new(end.as_fd(), PollFlags::POLLIN)], wait);
+        match handshake::receive_now::<Remains>(end.as_fd()) {
+            Ok((Remains { groups }, rest)) => {
+                // Mounts first: what they hold in memory is charged to the groups.
+                drop(rest);
+                busy.extend(groups);
+            }
+            Err(ReceiveError::Closed) => break,
+            Err(_) => {}
+        }
+        // Removed, or never there: either way it is gone.
+        busy.retain(|group| !matches!(std::fs::remove_dir(group), Ok(())) && group.exists());
+    }
     remove(directories);
     Ok(())
 }

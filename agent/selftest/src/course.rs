@@ -338,6 +338,7 @@ impl Course {
             timeout: None,
             counted: Vec::new(),
             profile: if step == Step::Tool { Profile::Strict } else { Profile::Default },
+            files: Vec::new(),
             watch: if step == Step::Exit { Watch::Told } else { Watch::Silent },
         };
         lower::spec(&grant, &self.host, request).0

@@ -11,7 +11,7 @@ use caisson_model::outcome::{AnnotationLevel, EgressEntry, Enforcement, Fault, M
 use caisson_model::policy::{Grant, Identity};
 use caisson_model::step::StepSpec;
 use caisson_proto::api::AgentApi;
-use caisson_sandbox::spec::{Mount, Profile};
+use caisson_sandbox::spec::{GivenFile, Mount, Profile};
 use indexmap::IndexMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -19,7 +19,7 @@ use tokio::net::unix::pipe;
 use crate::actions::bench::{Bench, Later};
 use crate::apt;
 use crate::attempt::Attempt;
-use crate::contexts::{SCRIPTS, STEP_FILES};
+use crate::contexts::SCRIPTS;
 use crate::environment;
 use crate::hash_files::{self, Patterns};
 use crate::host::HostRules;
@@ -30,6 +30,7 @@ use crate::post::{Post, PostWork};
 use crate::program::{Exit, Halt, Input, Powers, Program, Sink};
 use crate::retry;
 use crate::secrets::StepSecrets;
+use crate::step::ahead;
 use crate::step::exit;
 use crate::step::growing::{self, Growing};
 use crate::step::handover;
@@ -109,7 +110,6 @@ impl<A: AgentApi> Course<'_, A> {
     }
 
     async fn carry_out(&mut self, program: Program, services: Services) -> Result<Exit, Halt> {
-        let own_mounts = program.mounts;
         let grant = self.powers(program.powers);
         let mut env = match program.powers {
             Powers::Granted => self.env.clone(),
@@ -117,16 +117,9 @@ impl<A: AgentApi> Course<'_, A> {
         };
         env.extend(program.env);
         let granted = program.powers == Powers::Granted;
-        let mut mounts = self.attempt.workspace.mounts();
-        mounts.extend(self.attempt.shown.iter().cloned().map(view::read_only));
-        mounts.extend(self.attempt.shown_trees.iter().map(|(target, tree)| tree.shown(target)));
-        mounts.extend(self.attempt.layers.iter().map(Layer::mount));
-        if granted {
-            mounts.extend(self.files.mounts());
-            mounts.extend(apt::sudo());
-        }
-        mounts.extend(own_mounts);
-        mounts.splice(0..0, program.files.into_iter().map(|(path, content)| Mount::File { target: path.into(), content, mode: 0o555 }));
+        let mut mounts = mounts(self.attempt, granted.then_some(&self.files));
+        mounts.extend(program.mounts);
+        let given = |(path, content): (String, _)| GivenFile { target: path.into(), content, mode: 0o555 };
         let request = Request {
             program: program.program.into(),
             args: program.args.into_iter().map(Into::into).collect(),
@@ -138,6 +131,7 @@ impl<A: AgentApi> Course<'_, A> {
             counted: self.attempt.workspace.counted(),
             // What caisson itself runs over what others wrote: archives, lists, digests.
             profile: if program.powers == Powers::None { Profile::Strict } else { Profile::Default },
+            files: program.files.into_iter().map(given).collect(),
             secrets: if granted { self.secrets.files() } else { Vec::new() },
             timeout: self.limit.map(|limit| limit.limit),
             watch: if granted { Watch::Told } else { Watch::Silent },
@@ -151,7 +145,12 @@ impl<A: AgentApi> Course<'_, A> {
             self.output.mask(desk.secret(), "the token of the toolkit's services").await;
         }
         let stdin = if matches!(program.stdin, Input::Nothing) { Stdin::Closed } else { Stdin::Pipe };
-        let mut launched = launch::launch(&self.attempt.launcher, spec, stdin).await?;
+        // Only the step's own program: what else runs for a step has other powers.
+        let prepared = if granted { self.attempt.ahead.prepared() } else { None };
+        let mut launched = launch::launch(&self.attempt.launcher, prepared, spec, stdin).await?;
+        if granted {
+            ahead::prepare(self.attempt, self.step.index);
+        }
         let mut sockets = std::mem::take(&mut launched.sockets);
         // Its listener comes behind the exit's and those of the doors.
         let behind = 1 + passage.doors.len();
@@ -306,9 +305,8 @@ impl<A: AgentApi> Course<'_, A> {
 
     /// Files for another step to speak through.
     pub(super) fn fresh_files(&mut self) -> Result<StepFiles, Halt> {
-        let files = self.attempt.workspace.step_files(self.attempt.serial);
-        self.attempt.serial += 1;
-        files.map_err(|error| Halt::faulted(format!("the files of the step could not be made: {error}"), Fault::Environment))
+        ahead::files(self.attempt)
+            .map_err(|error| Halt::faulted(format!("the files of the step could not be made: {error}"), Fault::Environment))
     }
 
     /// Shows a path of the host read-only, at its own place, to the rest of the job.
@@ -372,17 +370,29 @@ impl<A: AgentApi> Course<'_, A> {
     }
 }
 
-/// Makes the directories in the job's home that every step expects, in a sandbox with no power at all.
+/// What every program of the job sees of it; the step's own also sees the files through which it speaks.
+pub(super) fn mounts<A>(attempt: &Attempt<A>, files: Option<&StepFiles>) -> Vec<Mount> {
+    let mut mounts = attempt.workspace.mounts();
+    mounts.extend(attempt.shown.iter().cloned().map(view::read_only));
+    mounts.extend(attempt.shown_trees.iter().map(|(target, tree)| tree.shown(target)));
+    mounts.extend(attempt.layers.iter().map(Layer::mount));
+    if let Some(files) = files {
+        mounts.extend(files.mounts());
+        mounts.extend(apt::sudo());
+    }
+    mounts
+}
+
+/// Fills the system directories of a job that has its own.
 ///
 /// # Errors
-/// The [`Halt`] with which the job ends: the first sandbox of a job also shows whether this host can make any.
+/// The [`Halt`] with which the job ends.
 pub(super) async fn prepare<A: AgentApi>(attempt: &mut Attempt<A>) -> Result<(), Halt> {
     if let Some(fill) = attempt.workspace.fill(&attempt.host) {
         // The view's own `/etc` is what is copied.
         alone(attempt, fill, System::ReadOnly).await?;
     }
-    let made = Program::new("mkdir", &["-p", "--", attempt.contexts.workspace.as_str(), STEP_FILES], view::HOME);
-    alone(attempt, made, attempt.workspace.system()).await
+    Ok(())
 }
 
 /// Runs a program before there is any step.
@@ -402,12 +412,13 @@ async fn alone<A: AgentApi>(attempt: &Attempt<A>, program: Program, system: Syst
         mounts,
         counted: attempt.workspace.counted(),
         profile: Profile::Strict,
+        files: Vec::new(),
         secrets: Vec::new(),
         timeout: None,
         watch: Watch::Silent,
     };
     let (spec, _) = lower::spec(&Grant { identity, ..Grant::default() }, &attempt.host, request);
-    let mut launched = launch::launch(&attempt.launcher, spec, Stdin::Closed).await?;
+    let mut launched = launch::launch(&attempt.launcher, None, spec, Stdin::Closed).await?;
     let supervise = launch::supervise(std::sync::Arc::clone(&launched.running), attempt.orders.clone(), Stop::Run, None);
     let mut said = Vec::new();
     let mut buffer = [0; 4096];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use caisson_model::outcome::{Cause, DiskResource, Fault, Outcome, Victim};
 use caisson_sandbox::error::{LaunchError, Stage as Building};
-use caisson_sandbox::launcher::{Launcher, Running, Stdio};
+use caisson_sandbox::launcher::{Launcher, Prepared, Running, Stdio};
 use caisson_sandbox::outcome as ended;
 use caisson_sandbox::sockets::Sockets;
 use caisson_sandbox::spec::Spec;
@@ -52,11 +52,11 @@ pub(super) enum Stdin {
     Pipe,
 }
 
-/// Builds the sandbox and executes its program.
+/// Builds the sandbox and executes its program; in `prepared`, where that fits.
 ///
 /// # Errors
 /// The [`Halt`] that ends the step.
-pub(super) async fn launch(launcher: &Launcher, spec: Spec, stdin: Stdin) -> Result<Launched, Halt> {
+pub(super) async fn launch(launcher: &Launcher, prepared: Option<Prepared>, spec: Spec, stdin: Stdin) -> Result<Launched, Halt> {
     let (program, cwd) = (spec.program.to_string_lossy().into_owned(), spec.cwd.display().to_string());
     let pipes = || -> std::io::Result<_> {
         let (output, stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -72,7 +72,11 @@ pub(super) async fn launch(launcher: &Launcher, spec: Spec, stdin: Stdin) -> Res
     let (stdio, output, input) =
         pipes().map_err(|error| Halt::faulted(format!("the pipes of a program could not be made: {error}"), Fault::Environment))?;
     let launcher = launcher.clone();
-    let launched = tokio::task::spawn_blocking(move || launcher.launch(&spec, stdio)).await;
+    let launched = tokio::task::spawn_blocking(move || match prepared {
+        Some(prepared) => prepared.launch(&spec, stdio),
+        None => launcher.launch(&spec, stdio),
+    });
+    let launched = launched.await;
     let mut running = match launched {
         Ok(launched) => launched.map_err(|error| refused(&error, &program, &cwd))?,
         Err(error) => return Err(Halt::faulted(format!("launching ended early: {error}"), Fault::Ours)),

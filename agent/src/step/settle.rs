@@ -22,6 +22,7 @@ use crate::output::{Output, Said};
 use crate::program::Halt;
 use crate::retry;
 use crate::secrets::StepSecrets;
+use crate::step::ahead;
 use crate::step::course::Course;
 use crate::step::launch::TimeLimit;
 use crate::workspace::{CommandFile, StepFiles};
@@ -51,8 +52,7 @@ pub(super) enum Body {
 pub(super) async fn begin<'a, A: AgentApi>(attempt: &'a mut Attempt<A>, step: &'a StepSpec, name: &str) -> Result<Course<'a, A>, Halt> {
     let broken =
         |error: &dyn std::fmt::Display| Halt::faulted(format!("the files of the step could not be made: {error}"), Fault::Environment);
-    let files: StepFiles = attempt.workspace.step_files(attempt.serial).map_err(|error| broken(&error))?;
-    attempt.serial += 1;
+    let files: StepFiles = ahead::files(attempt).map_err(|error| broken(&error))?;
     // An agent may keep less than policy wants, never more than its host's rule.
     let limit = step.grant.limits.log_bytes.map_or(attempt.host.log_bytes, |bytes| bytes.min(attempt.host.log_bytes));
     let log = StepLog::open(Arc::clone(&attempt.api), attempt.hold, step.index, attempt.outbox.spool(), limit).await;

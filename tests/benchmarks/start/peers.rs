@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,6 +54,19 @@ pub(crate) fn all() -> (Vec<Peer>, Vec<String>) {
 
 /// All namespaces, the host's system directories, fresh /proc, /dev and /tmp, and the filter.
 pub(crate) fn bubblewrap() -> Peer {
+    let mut words = words();
+    let mut filter = linear_filter();
+    words.extend(["--seccomp".into(), filter.as_raw_fd().to_string().into(), "--".into(), PROGRAM.into()]);
+    let run = move || {
+        filter.rewind().unwrap();
+        let mut command = Command::new("bwrap");
+        command.args(&words);
+        command
+    };
+    Peer { name: "bubblewrap", run: Box::new(run), _directory: None }
+}
+
+fn words() -> Vec<OsString> {
     let mut words: Vec<OsString> =
         ["--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr"].map(Into::into).to_vec();
     for (path, link) in system_directories() {
@@ -62,16 +75,24 @@ pub(crate) fn bubblewrap() -> Peer {
             None => words.extend(["--ro-bind".into(), path.clone().into_os_string(), path.into_os_string()]),
         }
     }
+    words.extend(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"].map(Into::into));
+    words
+}
+
+/// Bubblewrap for many threads at once: each run has a filter of its own.
+pub(crate) fn bubblewrap_each() -> impl Fn() + Sync {
+    let mut text = Vec::new();
     let mut filter = linear_filter();
-    words.extend(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--seccomp"].map(Into::into));
-    words.extend([filter.as_raw_fd().to_string(), "--".to_owned(), PROGRAM.to_owned()].map(Into::into));
-    let run = move || {
+    filter.rewind().unwrap();
+    filter.read_to_end(&mut text).unwrap();
+    move || {
+        let mut filter = tempfile::tempfile().unwrap();
+        filter.write_all(&text).unwrap();
         filter.rewind().unwrap();
         let mut command = Command::new("bwrap");
-        command.args(&words);
-        command
-    };
-    Peer { name: "bubblewrap", run: Box::new(run), _directory: None }
+        command.args(words()).arg("--seccomp").arg("0").arg("--").arg(PROGRAM);
+        assert!(command.stdin(Stdio::from(filter)).status().unwrap().success());
+    }
 }
 
 /// The root directory of a container: empty but for mount points and links.

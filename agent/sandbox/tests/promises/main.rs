@@ -3,6 +3,7 @@
 //! user, so that both modes are seen.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod ahead;
 mod captures;
 mod files;
 mod limits;
@@ -26,17 +27,23 @@ fn main() {
         files::inside_our_own_program();
     }
     if first == "--victim" {
+        ahead::victim();
         lives::victim();
     }
-    let setting = Setting::new();
-    let tests: Vec<Test> = [captures::TESTS, files::TESTS, lives::TESTS, limits::TESTS, refusals::TESTS].concat();
+    let mut setting = Setting::new();
+    let tests: Vec<Test> = [ahead::TESTS, captures::TESTS, files::TESTS, lives::TESTS, limits::TESTS, refusals::TESTS].concat();
     let mut failed = 0;
-    for (name, test) in &tests {
+    let runs = tests.iter().map(|test| (false, test)).chain(tests.iter().map(|test| (true, test)));
+    for (prepared, (name, test)) in runs {
         if !first.is_empty() && !first.starts_with("--") && !name.contains(&first) {
             continue;
         }
+        if setting.ahead != prepared {
+            setting.again_ahead();
+        }
         let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&setting))).is_ok();
-        println!("{} ... {name} ({})", if passed { "ok" } else { "FAILED" }, setting.launcher.mode());
+        let how = if prepared { ", prepared" } else { "" };
+        println!("{} ... {name} ({}{how})", if passed { "ok" } else { "FAILED" }, setting.launcher.mode());
         failed += usize::from(!passed);
     }
     setting.nothing_is_left();

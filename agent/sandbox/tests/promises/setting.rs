@@ -19,6 +19,8 @@ use caisson_sandbox::spec::{Access, Mount, Spec};
 pub(crate) struct Setting {
     pub(crate) launcher: Launcher,
     pub(crate) scratch: tempfile::TempDir,
+    /// Whether each sandbox is prepared first, without its program.
+    pub(crate) ahead: bool,
 }
 
 pub(crate) struct Ran {
@@ -27,11 +29,20 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
+fn scratch() -> tempfile::TempDir {
+    let scratch = tempfile::Builder::new().prefix("promises").tempdir().unwrap();
+    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    scratch
+}
+
 impl Setting {
     pub(crate) fn new() -> Self {
-        let scratch = tempfile::Builder::new().prefix("promises").tempdir().unwrap();
-        std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self { launcher: Launcher::start(&Options::default()).unwrap(), scratch }
+        Self { launcher: Launcher::start(&Options::default()).unwrap(), scratch: scratch(), ahead: false }
+    }
+
+    /// From here on each sandbox is prepared first.
+    pub(crate) fn again_ahead(&mut self) {
+        (self.scratch, self.ahead) = (scratch(), true);
     }
 
     pub(crate) fn root(&self) -> bool {
@@ -77,7 +88,13 @@ impl Setting {
             stdout: out.try_clone().unwrap().into(),
             stderr: err.try_clone().unwrap().into(),
         };
-        Ok((self.launcher.launch(spec, stdio)?, out, err))
+        if !self.ahead {
+            return Ok((self.launcher.launch(spec, stdio)?, out, err));
+        }
+        let prepared = self.launcher.prepare(spec)?;
+        // One that cannot be built says so again when it is to run.
+        let _ = prepared.is_built();
+        Ok((prepared.launch(spec, stdio)?, out, err))
     }
 
     pub(crate) fn run(&self, spec: &Spec) -> Ran {
@@ -164,7 +181,7 @@ pub(crate) fn groups_of(launcher: i32) -> Vec<PathBuf> {
     found
 }
 
-fn children(base: &Path) -> usize {
+pub(crate) fn children(base: &Path) -> usize {
     std::fs::read_dir(base).into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count()
 }
 
