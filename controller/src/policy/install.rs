@@ -102,20 +102,24 @@ fn mentions_installing(script: &str) -> bool {
     script.lines().map(|line| line.split(" #").next().unwrap_or_default()).filter(|line| !line.trim_start().starts_with('#')).any(|line| {
         let words: Vec<&str> =
             line.split(|c: char| c.is_whitespace() || "();&|`$\"'".contains(c)).filter(|word| !word.is_empty()).collect();
-        words.iter().any(|word| matches!(*word, "tox" | "nox" | "uvx" | "pip-sync"))
-            || words.windows(2).any(|pair| {
-                let tool = pair[0].rsplit('/').next().unwrap_or_default();
-                match tool {
-                    "uv" => matches!(pair[1], "pip" | "sync" | "add" | "run"),
-                    "hatch" => matches!(pair[1], "run" | "test"),
-                    "pdm" => matches!(pair[1], "install" | "sync"),
-                    "pipx" => matches!(pair[1], "install" | "run"),
-                    "npm" => matches!(pair[1], "ci" | "install"),
-                    "yarn" | "pnpm" => pair[1] == "install",
-                    "poetry" | "pipenv" => matches!(pair[1], "install" | "sync"),
-                    tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
-                }
-            })
+        // Who says that everything is there wants no more.
+        let ready = words.iter().any(|word| matches!(*word, "--skip-pkg-install" | "--no-install" | "--no-sync" | "--offline"));
+        let runner = words.iter().any(|word| matches!(*word, "tox" | "nox" | "uvx" | "pip-sync"));
+        !ready
+            && (runner
+                || words.windows(2).any(|pair| {
+                    let tool = pair[0].rsplit('/').next().unwrap_or_default();
+                    match tool {
+                        "uv" => matches!(pair[1], "pip" | "sync" | "add" | "run"),
+                        "hatch" => matches!(pair[1], "run" | "test"),
+                        "pdm" => matches!(pair[1], "install" | "sync"),
+                        "pipx" => matches!(pair[1], "install" | "run"),
+                        "npm" => matches!(pair[1], "ci" | "install"),
+                        "yarn" | "pnpm" => pair[1] == "install",
+                        "poetry" | "pipenv" => matches!(pair[1], "install" | "sync"),
+                        tool => is_tool(tool, "pip") && matches!(pair[1], "install" | "download" | "wheel"),
+                    }
+                }))
     })
 }
 
@@ -382,6 +386,8 @@ mod tests {
             "# pip install x\npytest",
             "cd x",
             "ruff check .",
+            "tox run --skip-pkg-install -e py",
+            "uv run --no-sync pytest",
             "make install",
             "echo \"$(date)\"",
         ];
