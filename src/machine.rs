@@ -1,43 +1,88 @@
 //! From settled configuration to the rules of this host, as the agent understands them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use caisson_agent::actions::interpreters;
 use caisson_agent::host::HostRules;
 use caisson_gateway::gateway::Gateway;
+use caisson_gateway::settings::{Archive, Source};
 use caisson_model::outcome::Fault;
 
-use crate::cli::Indexes;
+use crate::cli::{Indexes, Kind};
 use crate::config::{Config, Environment};
 use crate::report::Explained;
 
-/// A wheelhouse cannot be used.
+/// A folder that is to stand in for indexes cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use the wheelhouse {}", path.display())]
-pub(crate) struct NoWheelhouse {
-    path: PathBuf,
-    source: std::io::Error,
+pub(crate) enum NoMirror {
+    /// It is none.
+    #[error("cannot use the folder of packages {}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Of none of the suites that the host's apt asks for it has a release.
+    #[error("{} has a release of none of the suites that apt's sources of this host name: {suites}", path.display())]
+    Suites {
+        /// Which.
+        path: PathBuf,
+        /// Those suites.
+        suites: String,
+    },
 }
 
-impl Explained for NoWheelhouse {
+impl Explained for NoMirror {
     fn fault(&self) -> Fault {
         Fault::User
     }
 }
 
+fn folder(path: &Path) -> Result<PathBuf, NoMirror> {
+    let folder = path.canonicalize().and_then(|path| match path.is_dir() {
+        true => Ok(path),
+        false => Err(std::io::ErrorKind::NotADirectory.into()),
+    });
+    folder.map_err(|source| NoMirror::Folder { path: path.to_owned(), source })
+}
+
+/// The host's archives as far as a mirror's tree has them.
+fn mirrored(archives: &[Archive], path: &Path) -> Result<Vec<Archive>, NoMirror> {
+    let there = |suite: &String| ["InRelease", "Release"].iter().any(|file| path.join("dists").join(suite).join(file).is_file());
+    let mut found: Vec<Archive> = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for archive in archives {
+        wanted.extend(archive.suites.iter().cloned());
+        let suites: Vec<String> = archive.suites.iter().filter(|suite| there(suite)).cloned().collect();
+        if let (false, Some(source)) = (suites.is_empty(), Source::folder(path)) {
+            found.push(Archive { source, suites, ..archive.clone() });
+        }
+    }
+    if found.is_empty() {
+        let suites = wanted.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(NoMirror::Suites { path: path.to_owned(), suites });
+    }
+    Ok(found)
+}
+
 /// How the package gateway answers, by the words of the command line and the settings.
 ///
 /// # Errors
-/// The wheelhouse is no folder.
-pub(crate) fn indexes(rules: &mut HostRules, config: &Config, indexes: &Indexes) -> Result<(), NoWheelhouse> {
+/// [`NoMirror`].
+pub(crate) fn indexes(rules: &mut HostRules, config: &Config, indexes: &Indexes) -> Result<(), NoMirror> {
     let mut settings = rules.gateway.settings().clone();
     if let Some(path) = indexes.wheelhouse.as_ref().or(config.wheelhouse.value.as_ref()) {
-        let folder = path.canonicalize().and_then(|path| match path.is_dir() {
-            true => Ok(path),
-            false => Err(std::io::ErrorKind::NotADirectory.into()),
-        });
-        settings.wheelhouse = Some(folder.map_err(|source| NoWheelhouse { path: path.clone(), source })?);
+        settings.wheelhouse = Some(folder(path)?);
+    }
+    for (kind, path) in &indexes.mirror {
+        let path = folder(path)?;
+        match kind {
+            Kind::Python => settings.wheelhouse = Some(path),
+            Kind::Npm => settings.npm_folder = Some(path),
+            Kind::Debian => settings.debian = mirrored(&settings.debian, &path)?,
+        }
     }
     settings.before = indexes.before.map(|moment| moment.0).into_iter().chain(settings.before).min();
     settings.offline |= indexes.offline || config.packages_offline.value;

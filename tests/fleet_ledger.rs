@@ -109,3 +109,36 @@ fn a_ledger_is_whole_until_somebody_changes_it() {
     assert_ne!(last["head"], last["recorded"]["head"]);
     assert!(show().contains("ledger is BROKEN"), "{}", show());
 }
+
+/// A pull request can write a policy into its checkout. On a controller that counts for nothing, whoever trusts it; the controller's own does.
+#[test]
+fn a_policy_of_the_checkout_opens_nothing_on_a_controller() {
+    let server = server();
+    let place = Place::with(&format!(
+        "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - name: Ask\n        run: curl -sSf -m 10 http://localhost:{server}/\n",
+    ));
+    let opening = format!("[network]\nallow = ['localhost:{server}']\n");
+    place.write(".caisson/policy.toml", &opening);
+    place.write("policy.toml", "[network]\nallow = []\n");
+    // The controls: here it counts, once it is trusted.
+    place.run(&["run", "--json"]).expect(1);
+    assert!(place.caisson(&["trust"]).output().unwrap().status.success());
+    place.run(&["run", "--json"]).expect(0);
+
+    let submitted = |name: &str| {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}");
+        let agents = place.path().join(name).display().to_string();
+        let agent = ["agent", "--controller", &url, "--name", name, "--state-dir", &agents];
+        let _ends = Ends(vec![controller(&place, port), place.caisson(&agent).stderr(Stdio::null()).spawn().unwrap()]);
+        Run::of(place.caisson(&["submit", "--controller", &url, "--follow", "--json"]).output().unwrap())
+    };
+    let run = submitted("one");
+    run.expect(1);
+    let refused: Vec<&Value> = run.of_type("egress").filter(|entry| entry["verdict"] == "refused").collect();
+    assert!(refused.iter().any(|entry| entry["port"] == json!(server)) || !run.log("a").contains("there"), "{}", run.told());
+    assert!(!run.of_type("egress").any(|entry| entry["verdict"] == "allowed"), "{}", run.told());
+    // The same, once it is the controller's own.
+    place.write("policy.toml", &opening);
+    submitted("two").expect(0);
+}

@@ -284,6 +284,25 @@ fn a_folder_can_stand_in_for_the_index() {
     assert_eq!(nowhere.status.code(), Some(2), "{}", text(&nowhere));
 }
 
+/// Some clients ask the public index for more than the simple API has, whatever stands in for it.
+#[test]
+fn a_folder_tells_of_releases_as_the_public_index_does() {
+    let place = Place::new();
+    let folder = place.path().join("wheels");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("demo-1.0-py3-none-any.whl"), index::wheel("1.0")).unwrap();
+    let script = "curl -sSf https://pypi.org/pypi/demo/1.0/json > /tmp/told && cat /tmp/told && \
+        curl -sSf -o /tmp/got $(python3 -c 'import json; print(json.load(open(\"/tmp/told\"))[\"urls\"][0][\"url\"])') && sha256sum < /tmp/got";
+    let words = ["exec", "--packages", "--mirror", &format!("python={}", folder.display()), "--", "bash", "-c", script];
+    let output = place.caisson(&words).output().unwrap();
+    let told = text(&output);
+    assert!(output.status.success() && told.contains("demo-1.0-py3-none-any.whl") && !told.contains("wheels"), "{told}");
+    let digest = String::from_utf8(output.stdout.clone()).unwrap().lines().last().unwrap().split(' ').next().unwrap().to_owned();
+    assert!(told.contains(&format!("\"sha256\":\"{digest}\"")), "{told}");
+    let wrong = place.caisson(&["exec", "--packages", "--mirror", "ruby=.", "--", "true"]).output().unwrap();
+    assert_eq!((wrong.status.code(), text(&wrong).contains("none of python, npm, debian")), (Some(2), true), "{}", text(&wrong));
+}
+
 #[test]
 fn uv_installs_through_the_gateway_too() {
     let uv = ["/usr/local/bin/uv", "/usr/bin/uv"].iter().find(|path| Path::new(path).exists());

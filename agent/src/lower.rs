@@ -21,7 +21,7 @@ use crate::view::{self, System};
 const CERTIFICATES: &str = "/etc/ssl/caisson-authorities.pem";
 
 /// Variables by which programs find certificate authorities.
-const AUTHORITIES: [&str; 4] = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
+const AUTHORITIES: [&str; 5] = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "npm_config_cafile"];
 
 /// Everything about a step's sandbox that does not come from its grant.
 #[derive(Debug)]

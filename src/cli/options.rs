@@ -78,4 +78,30 @@ pub(crate) struct Indexes {
     /// Folder of wheels and sdists, or a mirror's tree, that stands in for the Python indexes
     #[arg(long, value_name = "DIR")]
     pub(crate) wheelhouse: Option<PathBuf>,
+    /// Folder that stands in for the indexes of KIND: `python` (as --wheelhouse), `npm` (tarballs, in any tree), `debian` (dists/ and pool/)
+    #[arg(long, value_name = "KIND=DIR", value_parser = mirror)]
+    pub(crate) mirror: Vec<(Kind, PathBuf)>,
+}
+
+/// Whose indexes a folder stands in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Those of Python.
+    Python,
+    /// Those of npm.
+    Npm,
+    /// Debian's and Ubuntu's archives.
+    Debian,
+}
+
+fn mirror(text: &str) -> Result<(Kind, PathBuf), String> {
+    let (kind, folder) =
+        text.split_once('=').filter(|(_, folder)| !folder.is_empty()).ok_or("write it as KIND=DIR, such as npm=./tarballs")?;
+    let kind = match kind {
+        "python" => Kind::Python,
+        "npm" => Kind::Npm,
+        "debian" => Kind::Debian,
+        _ => return Err(format!("'{kind}' is none of python, npm, debian")),
+    };
+    Ok((kind, folder.into()))
 }

@@ -124,11 +124,7 @@ impl Debian {
 
     /// Answers.
     pub(crate) async fn answer(&self, ask: Ask, terms: Terms) -> Result<Answer, Unserved> {
-        if terms.before.is_some() {
-            return Err(Unserved::failed_for_good(
-                "archives of Debian have only the present day, so that they cannot answer as of an earlier one",
-            ));
-        }
+        self.stood(&ask, terms).await?;
         match ask {
             Ask::Release { archive, suite, file } => {
                 let page = self.begin(archive, suite, file, terms, Freshness::Current).await?;
@@ -163,6 +159,30 @@ impl Debian {
                 Ok(Answer::File { found, origin: Origin::Disk })
             }
         }
+    }
+
+    /// Whether an archive can answer as of the day that is asked for: it can when its releases are no younger, as those of a snapshot
+    /// and of what is no longer maintained.
+    async fn stood(&self, ask: &Ask, terms: Terms) -> Result<(), Unserved> {
+        let Some(moment) = terms.before else { return Ok(()) };
+        let (archive, suites) = match ask {
+            Ask::Release { archive, suite, .. } | Ask::Index { archive, suite, .. } => (*archive, *suite..*suite + 1),
+            Ask::Package { archive, .. } => (*archive, 0..self.archives[*archive].suites.len()),
+        };
+        for suite in suites {
+            let name = &self.archives[archive].suites[suite];
+            let release = self.release(archive, suite, terms, Freshness::Current).await?;
+            let why = match (release.date, &release.written) {
+                (Some(date), _) if date < moment => continue,
+                (Some(_), Some(written)) => format!("is of {written}"),
+                _ => "does not say of which day it is".to_owned(),
+            };
+            return Err(Unserved::failed_for_good(format!(
+                "the release '{name}' {why}, and an archive keeps no earlier one; for an earlier day, apt's sources of this host must name a \
+                 snapshot of the archive of that day"
+            )));
+        }
+        Ok(())
     }
 
     fn url(&self, archive: usize, path: &str) -> Result<Url, Unserved> {

@@ -43,6 +43,11 @@ impl Sha256Digest {
     pub fn of(bytes: &[u8]) -> Sha256Digest {
         Sha256Digest(Sha256::digest(bytes).into())
     }
+
+    /// As package managers of JavaScript write it (Subresource Integrity).
+    pub(crate) fn integrity(self) -> String {
+        format!("sha256-{}", STANDARD.encode(self.0))
+    }
 }
 
 /// Algorithms that indexes use, from the weakest to the strongest.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
-use reqwest::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use reqwest::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
 use reqwest::{Response, StatusCode};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -327,7 +329,9 @@ impl Fetcher {
         let _slot = self.slots.acquire().await.map_err(|_| Unserved::failed("the gateway is closing"))?;
         let response = self.upstream.ask(Wanted::File, &want.url, &[]).await?;
         fit(&response, &want.url, &want.what)?;
-        let length = response.content_length();
+        // A folder's answer says it in its head alone.
+        let said = || response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        let length = response.content_length().or_else(said);
         let most = want.stated.size.unwrap_or(MOST_FILE);
         let wrong = |why: String| Unserved::failed_for_good(format!("{} is refused: {why}", want.what));
         if let Some(length) = length.filter(|length| *length > most) {

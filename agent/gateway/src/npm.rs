@@ -3,6 +3,7 @@
 //! Paths are the registry's own, since clients build them themselves from what lock files say: `NAME`, `@SCOPE/NAME` (the slash
 //! also encoded), and `NAME/-/FILE.tgz`.
 
+mod folder;
 pub(crate) mod packument;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,8 +14,9 @@ use url::Url;
 
 use crate::answer::{Answer, Subject, Terms};
 use crate::digest::{Sha256Digest, Stated};
-use crate::fetch::{Fetcher, FileWant, Freshness, PageWant};
+use crate::fetch::{Fetcher, FileWant, Found, Freshness, PageWant};
 use crate::name;
+use crate::npm::folder::Folder;
 use crate::npm::packument::{Packument, Tarball};
 use crate::served::Origin;
 use crate::settings::{NpmSources, Reach, Settings, Source};
@@ -54,12 +56,14 @@ pub(crate) enum Tarballs {
 pub(crate) struct Npm {
     fetcher: Arc<Fetcher>,
     sources: NpmSources,
+    folder: Option<Arc<Folder>>,
     tarballs: Mutex<HashMap<Sha256Digest, Arc<BTreeMap<String, Tarball>>>>,
 }
 
 impl Npm {
     pub(crate) fn new(fetcher: Arc<Fetcher>, settings: &Settings) -> Npm {
-        Npm { fetcher, sources: settings.npm.clone(), tarballs: Mutex::default() }
+        let folder = settings.npm_folder.as_deref().map(|root| Arc::new(Folder::new(root)));
+        Npm { fetcher, sources: settings.npm.clone(), folder, tarballs: Mutex::default() }
     }
 
     /// Reads the path of a request; its segments are decoded, so that `@scope%2fname` is one.
@@ -126,7 +130,7 @@ impl Npm {
                 let short = accept.is_some_and(|accept| accept.contains(ABBREVIATED));
                 let (found, digest) = self.packument(&package, terms, short, Freshness::Current).await?;
                 let mut found = found;
-                if terms.reach == Reach::Offline {
+                if terms.reach == Reach::Offline && self.folder.is_none() {
                     found.only(|tarball| self.fetcher.has_file(&tarball.url, &tarball.stated()));
                     if found.is_empty() {
                         return Err(Unserved::absent(format!("no version of '{package}' is stored, and the gateway is offline")));
@@ -154,6 +158,11 @@ impl Npm {
                 Ok(Answer::Document { content_type: "application/json", tag, bytes })
             }
             Ask::Tarball { package, file } => {
+                if let Some(folder) = self.folder.clone() {
+                    let opened = tokio::task::spawn_blocking(move || folder.open(&package, &file)).await;
+                    let (stored, digest) = opened.unwrap_or_else(|_| Err(Unserved::failed("reading the folder ended early")))?;
+                    return Ok(Answer::File { found: Found::Stored(stored, digest), origin: Origin::Folder });
+                }
                 let mut found = None;
                 for freshness in [Freshness::Any, Freshness::Current] {
                     found = self.tarball(&package, &file, terms, freshness).await?;
@@ -211,6 +220,21 @@ impl Npm {
         short: bool,
         freshness: Freshness,
     ) -> Result<(Packument, Sha256Digest), Unserved> {
+        if let Some(folder) = self.folder.clone() {
+            let source = self.source(package).ok_or_else(|| Unserved::refused("this host has no npm registry"))?;
+            let (name, registry) = (package.to_owned(), source.url.clone());
+            let read = tokio::task::spawn_blocking(move || folder.packument(&name, &registry)).await;
+            let (mut found, digest) = read.unwrap_or_else(|_| Err(Unserved::failed("reading the folder ended early")))?;
+            if terms.before.is_some() {
+                return Err(Unserved::failed_for_good(
+                    "a folder does not say since when it has a package, so that it cannot answer as of an earlier day",
+                ));
+            }
+            if short {
+                found.abbreviate();
+            }
+            return Ok((found, digest));
+        }
         // Only the whole form says since when a version is there.
         let page = self.page(package, terms, short && terms.before.is_none(), freshness).await?;
         let mut found = self.read_page(package, &page).await?;

@@ -232,10 +232,7 @@ impl Python {
 
     /// What the public index tells beside the simple API, as it is.
     async fn told(&self, index: usize, project: &str, release: Option<String>, terms: Terms) -> Result<Answer, Unserved> {
-        if self.wheelhouse.is_some() {
-            return Err(Unserved::absent("of a folder only the simple API is known"));
-        }
-        if terms.before.is_some() {
+        if terms.before.is_some() || self.wheelhouse.is_some() {
             return self.retold(index, project, release.as_deref(), terms).await;
         }
         let source = self.indexes.get(index).ok_or_else(|| Unserved::refused("there is no such index"))?;
@@ -257,7 +254,13 @@ impl Python {
 
     /// The same from what the simple API says.
     async fn retold(&self, index: usize, project: &str, release: Option<&str>, terms: Terms) -> Result<Answer, Unserved> {
-        let (page, _) = self.project(index, project, terms, Freshness::Current).await?;
+        let (mut page, _) = self.project(index, project, terms, Freshness::Current).await?;
+        if let (true, Some(source)) = (self.wheelhouse.is_some(), self.indexes.get(index))
+            && let Ok(at) = source.url.join(&format!("{project}/"))
+        {
+            // Where a file of the folder lies is nobody's business inside.
+            page = Arc::new(Project::clone(&page).gathered(&at, &[source.url.origin()]));
+        }
         let absent = || Unserved::absent(format!("project '{project}' has no such release"));
         let bytes = told::of(project, &page, release).ok_or_else(absent)?;
         Ok(Answer::Document { content_type: "application/json", tag: Sha256Digest::of(&bytes).to_string(), bytes })

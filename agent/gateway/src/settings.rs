@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
@@ -45,13 +45,15 @@ pub struct Settings {
     pub proxy: Option<String>,
     /// A folder that stands in for the Python indexes.
     pub wheelhouse: Option<PathBuf>,
+    /// A folder of npm tarballs that stands in for the npm registries.
+    pub npm_folder: Option<PathBuf>,
     /// Answer as of this moment.
     pub before: Option<Millis>,
     /// Serve what is stored, and reach for nothing.
     pub offline: bool,
 }
 
-/// An index and how to be let in.
+/// An index and how to be let in; of a Debian archive also a folder of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its address, without credentials, with a final slash.
@@ -61,6 +63,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// A folder of this host with the tree of an archive. `None` for a relative path.
+    pub fn folder(path: &Path) -> Option<Source> {
+        Url::from_directory_path(path).ok().map(|url| Source { url, login: None })
+    }
+
     /// Reads an address; credentials in it become the login. `None` for what is no `http` or `https` address.
     pub fn parse(text: &str) -> Option<Source> {
         let mut url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;

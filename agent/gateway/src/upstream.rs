@@ -2,12 +2,13 @@
 //! and presents a login nowhere but at the origin that it belongs to.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, ResponseBuilderExt as _, StatusCode};
 use url::Url;
 
 use crate::settings::{Login, Settings, Source};
@@ -75,6 +76,9 @@ impl Upstream {
 
     /// Asks. The answer's head is here when this returns.
     pub(crate) async fn ask(&self, wanted: Wanted, url: &Url, headers: &[(HeaderName, &str)]) -> Result<Response, Unserved> {
+        if url.scheme() == "file" {
+            return folder(url).await;
+        }
         let pair = match &self.unchecked {
             Some(unchecked) if self.trusts(url) => unchecked,
             _ => &self.checked,
@@ -109,6 +113,23 @@ impl Upstream {
         let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
         self.trusted.iter().any(|trusted| *trusted == host || *trusted == with_port)
     }
+}
+
+/// The answer that a server would give of this folder: the file, or that there is none.
+async fn folder(url: &Url) -> Result<Response, Unserved> {
+    let unread = |error: &std::io::Error| Unserved::failed_for_good(format!("{} cannot be read: {error}", place(url)));
+    let path = url.to_file_path().map_err(|()| Unserved::refused("the path is malformed"))?;
+    let opened = match tokio::fs::File::open(&path).await {
+        Ok(file) => Some((file.metadata().await.map_err(|error| unread(&error))?, file)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
+        Err(error) => return Err(unread(&error)),
+    };
+    let answer = hyper::Response::builder().url(url.clone());
+    let answer = match opened.filter(|(metadata, _)| metadata.is_file()) {
+        Some((metadata, file)) => answer.header(CONTENT_LENGTH, metadata.len()).body(reqwest::Body::from(file)),
+        None => answer.status(StatusCode::NOT_FOUND).body(reqwest::Body::from("")),
+    };
+    answer.map(Response::from).map_err(|_| Unserved::refused("the path is malformed"))
 }
 
 fn pair(settings: &Settings, change: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Pair, ClientError> {
@@ -149,6 +170,9 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
 
 /// Host and port of an address, for messages: the rest may hold more than a reader should know.
 pub(crate) fn place(url: &Url) -> String {
+    if url.scheme() == "file" {
+        return "the mirror's folder".to_owned();
+    }
     let host = url.host_str().unwrap_or_default();
     match url.port() {
         Some(port) => format!("{host}:{port}"),

@@ -51,7 +51,7 @@ pub fn debian(host: &HostRules) -> Vec<Mount> {
     let file = |target: &str, content: String| Mount::File { target: target.into(), content: content.into(), mode: 0o644 };
     vec![
         file(APT_SOURCES, apt_sources(&settings.debian, packages::address(Ecosystem::Debian))),
-        file("/etc/apt/apt.conf.d/50caisson", apt_configuration(settings.offline)),
+        file("/etc/apt/apt.conf.d/50caisson", apt_configuration(settings.offline || settings.before.is_some())),
     ]
 }
 
@@ -65,7 +65,7 @@ pub fn debian_files(host: &HostRules) -> Vec<(String, Vec<u8>)> {
     let sources = apt_sources(&settings.debian, packages::address(Ecosystem::Debian));
     vec![
         ("sources.list.d/caisson.sources".to_owned(), sources.into_bytes()),
-        ("apt.conf.d/50caisson".to_owned(), apt_reach(settings.offline).into_bytes()),
+        ("apt.conf.d/50caisson".to_owned(), apt_reach(settings.offline || settings.before.is_some()).into_bytes()),
     ]
 }
 
@@ -86,17 +86,17 @@ fn apt_sources(archives: &[Archive], at: SocketAddr) -> String {
 }
 
 /// apt reaches the gateway directly, takes what the gateway can check, and needs no user of its own to be told apart from root.
-fn apt_configuration(offline: bool) -> String {
+fn apt_configuration(old: bool) -> String {
     let places = format!("Dir::Etc::sourcelist \"{APT_SOURCES}\";\nDir::Etc::sourceparts \"/dev/null\";\n");
-    places + &apt_reach(offline)
+    places + &apt_reach(old)
 }
 
-fn apt_reach(offline: bool) -> String {
+fn apt_reach(old: bool) -> String {
     let mut text =
         "Acquire::http::Proxy \"DIRECT\";\nAcquire::https::Proxy \"DIRECT\";\nAcquire::PDiffs \"false\";\nAcquire::Languages \"none\";\n\
          Acquire::CompressionTypes::Order { \"gz\"; };\nAPT::Sandbox::User \"root\";\n"
             .to_owned();
-    if offline {
+    if old {
         text.push_str("Acquire::Check-Valid-Until \"false\";\n");
     }
     text

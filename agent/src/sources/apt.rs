@@ -1,5 +1,7 @@
 //! apt's sources, in both of their forms: lines (`sources.list`) and stanzas (`*.sources`).
 
+use std::path::Path;
+
 use caisson_gateway::settings::{Archive, Source};
 
 /// Reads a file of lines: `deb [OPTIONS] URI SUITE COMPONENT...`. Sources of source packages, and what is not understood, are left out.
@@ -22,7 +24,7 @@ fn line(line: &str) -> Option<Archive> {
         rest = after.trim_start();
     }
     let mut words = rest.split_whitespace();
-    let source = Source::parse(words.next()?)?;
+    let source = source(words.next()?)?;
     let suites = vec![words.next()?.to_owned()];
     Some(Archive { source, suites, components: words.map(str::to_owned).collect(), options })
 }
@@ -57,10 +59,16 @@ fn stanza(fields: &[(String, String)]) -> Vec<Archive> {
     }
     let options: Vec<(String, String)> = fields.iter().filter_map(|(key, value)| Some((known(key)?.to_owned(), value.clone()))).collect();
     let archive = |uri: String| {
-        let source = Source::parse(&uri)?;
+        let source = source(&uri)?;
         Some(Archive { source, suites: words("suites"), components: words("components"), options: options.clone() })
     };
     words("uris").into_iter().filter_map(archive).collect()
+}
+
+/// An archive's address; a folder of this host is one as well (`file:/srv/debian`).
+fn source(text: &str) -> Option<Source> {
+    let folder = |text: &str| Source::folder(Path::new(&format!("/{}", text.trim_start_matches('/'))));
+    Source::parse(text).or_else(|| ["file:", "copy:"].iter().find_map(|scheme| text.strip_prefix(scheme)).and_then(folder))
 }
 
 /// An option that a sandbox is told too, as stanzas spell it.

@@ -8,6 +8,7 @@ use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
 
 use crate::digest::Sha256Digest;
+use crate::settings::Millis;
 
 /// The most bytes of an index once it is unpacked.
 const MOST: u64 = 2 << 30;
@@ -17,6 +18,9 @@ const MOST: u64 = 2 << 30;
 pub(crate) struct Release {
     files: HashMap<String, (Sha256Digest, u64)>,
     digests: HashMap<Sha256Digest, u64>,
+    /// When it was made, and the same as it says it.
+    pub date: Option<Millis>,
+    pub written: Option<String>,
 }
 
 impl Release {
@@ -27,6 +31,10 @@ impl Release {
         for line in text.lines() {
             if !line.starts_with(' ') {
                 stating = line.trim_end() == "SHA256:";
+                if let (None, Some(written)) = (&release.written, line.strip_prefix("Date:")) {
+                    release.date = date(written.trim());
+                    release.written = Some(written.trim().to_owned());
+                }
                 continue;
             }
             let mut words = line.split_whitespace();
@@ -65,6 +73,17 @@ impl Release {
         let mut seen = HashSet::new();
         found.into_iter().filter(|path| seen.insert(path.clone())).collect()
     }
+}
+
+/// A date as archives write it: that of mail (RFC 2822), with the name of the zone (`Sat, 11 May 2024 09:54:04 UTC`).
+fn date(text: &str) -> Option<Millis> {
+    let text = ["UTC", "GMT"].iter().find_map(|zone| text.strip_suffix(zone)).map_or(text.to_owned(), |text| format!("{text}+0000"));
+    // Some pad the hour with nothing.
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let padded: Vec<String> =
+        words.iter().map(|word| if word.find(':') == Some(1) { format!("0{word}") } else { (*word).to_owned() }).collect();
+    let at = jiff::fmt::rfc2822::parse(&padded.join(" ")).ok()?.timestamp();
+    u64::try_from(at.as_millisecond()).ok()
 }
 
 /// How an index may lie on the server, best first. All are listed in a Release; the plain one is often not there, and some archives
@@ -152,6 +171,9 @@ mod tests {
         let path = format!("main/binary-{arch}/Packages.gz");
         assert_eq!(release.stated(&path), Some((digest, 7)));
         assert_eq!(release.stated(&format!("main/binary-{arch}/by-hash/SHA256/{digest}")), Some((digest, 7)));
+        assert_eq!((release.written.as_deref(), release.date), (Some("x"), None));
+        assert_eq!(date("Sat, 11 May 2024 09:54:04 UTC"), Some(1_715_421_244_000));
+        assert_eq!(date("Thu, 26 Nov 2026  8:16:23 UTC"), date("Thu, 26 Nov 2026 08:16:23 +0000"));
         assert_eq!(release.stated("main/x").or(release.stated("not/this")), None);
         assert_eq!(release.package_indexes(&["main".to_owned(), "contrib".to_owned()]), [path]);
     }

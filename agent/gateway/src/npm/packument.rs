@@ -153,7 +153,7 @@ impl Packument {
     }
 
     /// Takes tags away that lead nowhere any more; `latest` then is the highest release that is left, or the highest version.
-    fn mend_tags(&mut self) {
+    pub(crate) fn mend_tags(&mut self) {
         let left: Vec<String> = self.versions().map(|(version, _)| version.clone()).collect();
         let mut read: Vec<semver::Version> = left.iter().filter_map(|version| version.parse().ok()).collect();
         read.sort();
