@@ -291,7 +291,7 @@ fn a_folder_tells_of_releases_as_the_public_index_does() {
     let folder = place.path().join("wheels");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("demo-1.0-py3-none-any.whl"), index::wheel("1.0")).unwrap();
-    let script = "curl -sSf https://pypi.org/pypi/demo/1.0/json > /tmp/told && cat /tmp/told && \
+    let script = "curl -sSf https://pypi.org/pypi/demo/1.0/json > /tmp/told && cat /tmp/told && echo && \
         curl -sSf -o /tmp/got $(python3 -c 'import json; print(json.load(open(\"/tmp/told\"))[\"urls\"][0][\"url\"])') && sha256sum < /tmp/got";
     let words = ["exec", "--packages", "--mirror", &format!("python={}", folder.display()), "--", "bash", "-c", script];
     let output = place.caisson(&words).output().unwrap();
