@@ -13,6 +13,7 @@
 mod apt;
 mod clones;
 mod debian;
+pub mod environment;
 pub mod group;
 pub mod install;
 pub mod permissions;
@@ -28,12 +29,15 @@ use std::collections::BTreeSet;
 
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::{JobKey, StepIndex};
+use caisson_model::job::RunContexts;
 use caisson_model::policy::{self as model, AddressRange, Destination, Egress, Grant, Identity, Preset};
 use caisson_model::secret::CLONE_CREDENTIAL;
 use caisson_model::step::{Action, Composite, Location, NodeAction, StepSpec, Template};
 use caisson_workflow::{Plan, PlannedJob};
+use serde_json::Map;
 
 use crate::policy::debian::Debian;
+use crate::policy::environment::Named;
 use crate::policy::group::Group;
 use crate::policy::install::Reading;
 use crate::policy::permissions::Permissions;
@@ -63,14 +67,16 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
     let foreign = trust::is_foreign(&plan.contexts.github);
     let (strangers, nothing) = (rules.for_strangers(), BTreeSet::new());
     let (rules, known) = if foreign { (&strangers, &nothing) } else { (rules, known) };
+    plan.contexts.vars = rules.vars.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect::<Map<_, _>>().into();
     let clone = rules.clone_of(&plan.contexts.github);
     let own = plan.contexts.github["repository"].as_str().unwrap_or_default().to_owned();
     let url = plan.contexts.github["clone_url"].as_str();
     let private = rules.private.iter().any(|(name, address)| *name == own && Some(address.as_str()) == url);
     let (around, told, findings) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    let mut admission = Admission { rules, known, clone, private, own, around, told, findings };
-    let (workflow, file) = (plan.workflow.clone(), plan.file.clone());
+    let mut admission = Admission { rules, known, clone, private, own, around, foreign, environment: None, told, findings };
+    let (workflow, file, contexts) = (plan.workflow.clone(), plan.file.clone(), plan.contexts.clone());
     plan.change_jobs(&mut |key, job| {
+        admission.environment = admission.environment_of(key, job, &contexts);
         let inherited = inherited(job);
         admission.around.clone_from(&inherited);
         job.steps = admission.steps([&workflow, &file], key, std::mem::take(&mut job.steps), &inherited);
@@ -83,7 +89,12 @@ pub fn weigh(mut plan: Plan, rules: &Rules, known: &BTreeSet<String>) -> Plan {
             admission.bound(&format!("jobs.{key}.permissions"), &place, &mut job.permissions, bound);
         });
     }
-    plan.warnings.append(&mut admission.findings);
+    let (mut findings, rules) = (std::mem::take(&mut admission.findings), admission.rules);
+    // The parser's word that an environment has no rules, where it has some.
+    if !rules.environment.is_empty() {
+        plan.warnings.retain(|finding| !finding.construct.ends_with(".environment"));
+    }
+    plan.warnings.append(&mut findings);
     plan
 }
 
@@ -97,6 +108,10 @@ struct Admission<'r> {
     own: String,
     /// The secrets that every step of the job at hand sees, those of its actions among them.
     around: BTreeSet<String>,
+    /// Whether it is about code of a fork.
+    foreign: bool,
+    /// The environment of the job that is looked at.
+    environment: Option<String>,
     told: BTreeSet<String>,
     findings: Vec<Diagnostic>,
 }
@@ -143,6 +158,39 @@ fn secrets<'t>(texts: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
 }
 
 impl Admission<'_> {
+    /// The environment that a job names, and may use; what it sees as `vars` there is written into it.
+    fn environment_of(&mut self, key: &JobKey, job: &mut PlannedJob, contexts: &RunContexts) -> Option<String> {
+        let rules = &self.rules.environment;
+        let construct = format!("jobs.{key}.environment");
+        let at = job.places.get("environment").unwrap_or(&job.location).clone();
+        let origin = self.rules.origin();
+        let refusal = match environment::named(job, contexts, key.0.contains('/')) {
+            Named::None => return None,
+            Named::Later if rules.is_empty() => return None,
+            Named::Later => (
+                "which environment the job uses is known only when the job starts, and the policy has rules for environments".to_owned(),
+                "write its name out, or make it of `github`, `vars` and the inputs of the run".to_owned(),
+            ),
+            Named::Known(name) => {
+                let reference = contexts.github["ref"].as_str().unwrap_or_default();
+                match environment::refused(rules, &name, reference, self.foreign) {
+                    Some(reason) => (
+                        format!("the environment '{name}' may not be used: {reason}"),
+                        format!("run it from such a ref, or change `refs` under [[environment]] in {origin}"),
+                    ),
+                    None => {
+                        let vars = environment::of(rules, &name).flat_map(|rule| &rule.vars);
+                        let vars: Map<_, _> = vars.map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+                        job.vars = if vars.is_empty() { serde_json::Value::Null } else { vars.into() };
+                        return Some(name);
+                    }
+                }
+            }
+        };
+        self.findings.push(finding(Severity::Error, &at, &construct, refusal.0, &refusal.1));
+        None
+    }
+
     /// Grants the steps of a job, and those of the actions that they use. There are more afterwards when some run in two.
     fn steps(&mut self, workflow: [&str; 2], job: &JobKey, steps: Vec<StepSpec>, inherited: &BTreeSet<String>) -> Vec<StepSpec> {
         let mut granted = Vec::with_capacity(steps.len());
@@ -364,6 +412,12 @@ impl Admission<'_> {
         if !self.rules.secrets.allow.iter().any(|glob| glob.covers(name)) {
             let message = format!("the policy does not let workflows ask for secret {name}");
             let help = format!("add it to `allow` under [secrets] in {}", self.rules.origin());
+            self.findings.push(finding(Severity::Error, &step.location, construct, message, &help));
+            return false;
+        }
+        if environment::withholds(&self.rules.environment, self.environment.as_deref(), name) {
+            let message = format!("the secret {name} belongs to environments that the policy names, and the job is in none of them");
+            let help = format!("give the job its `environment:`, or change `secrets` under [[environment]] in {}", self.rules.origin());
             self.findings.push(finding(Severity::Error, &step.location, construct, message, &help));
             return false;
         }

@@ -22,6 +22,7 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
             reference: inputs.text("ref").unwrap_or("HEAD"),
             depth: inputs.text("fetch-depth").unwrap_or("1"),
             submodules: inputs.text("submodules").unwrap_or("false"),
+            sparse: sparse(inputs),
         };
         return clone::other(&other, &directory, keep, bench).await;
     }
@@ -45,6 +46,7 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
         code => return Err(Halt::invalid(format!("the source tree could not be unpacked (exit code {code}); its output is above"))),
     }
     let present = [reference.as_str(), &bench.github("ref_name"), &bench.github("head_ref"), &commit].map(str::to_owned);
+    narrow(inputs, &directory, bench).await?;
     match inputs.text("ref").filter(|wanted| !present.iter().any(|known| known == wanted)) {
         None => {
             bench.output("commit", &commit);
@@ -57,6 +59,33 @@ pub async fn run(inputs: &Inputs, bench: &mut impl Bench) -> Result<(), Halt> {
         }
     }
     Ok(())
+}
+
+/// The folders, or patterns, that are wanted of a tree, one per line, and how git is to read them; `None` for all of it.
+fn sparse(inputs: &Inputs) -> Option<(&'static str, String)> {
+    let wanted = inputs.lines("sparse-checkout");
+    let cone = inputs.text("sparse-checkout-cone-mode").is_none_or(|text| !text.eq_ignore_ascii_case("false"));
+    (!wanted.is_empty()).then(|| (if cone { "--cone" } else { "--no-cone" }, wanted.join("\n")))
+}
+
+/// Takes away what `sparse-checkout` does not name. What is not committed stays: git throws no work away.
+const NARROW: &str = r#"
+cd -- "$1" || exit
+[ -d .git ] || exit 65
+git update-index -q --refresh
+printf '%s\n' "$3" | git sparse-checkout set "$2" --stdin
+"#;
+
+async fn narrow(inputs: &Inputs, directory: &str, bench: &mut impl Bench) -> Result<(), Halt> {
+    let Some((mode, wanted)) = sparse(inputs) else { return Ok(()) };
+    let workspace = bench.workspace().to_owned();
+    let mut program = Program::new("/bin/sh", &["-c", NARROW, "checkout", directory, mode, &wanted], &workspace);
+    program.env = clone::environment();
+    match bench.run(program).await?.code {
+        0 => Ok(()),
+        65 => Err(Halt::invalid("sparse-checkout needs the history of the tree, and it came without")),
+        code => Err(Halt::invalid(format!("git could not make the tree sparse (exit code {code}); its words are above"))),
+    }
 }
 
 /// Looks a revision up in the history that came with the tree, and makes the tree what it was then.
@@ -73,9 +102,7 @@ git checkout --quiet --force --detach "$commit" && git clean -ffdxq && printf '%
 async fn switch(wanted: &str, directory: &str, bench: &mut impl Bench) -> Result<String, Halt> {
     let workspace = bench.workspace().to_owned();
     let mut program = Program::new("/bin/sh", &["-c", SWITCH, "checkout", directory, wanted], &workspace);
-    program.env = [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec();
+    program.env = clone::environment();
     program.sink = Sink::Capture(1 << 20);
     let exit = bench.run(program).await?;
     match exit.code {

@@ -70,14 +70,15 @@ fn credential(url: &str, token: &[u8]) -> Vec<u8> {
     format!("[http]\n\tfollowRedirects = false\n[http \"{url}\"]\n\textraHeader = Authorization: Basic {basic}\n").into_bytes()
 }
 
-fn environment() -> Vec<(String, String)> {
+/// What keeps git from anybody's configuration and from asking.
+pub(super) fn environment() -> Vec<(String, String)> {
     [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0"), ("GIT_ASKPASS", "/bin/false")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec()
 }
 
 /// A repository that is not the run's own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Other<'i> {
     /// `owner/name`.
     pub repository: &'i str,
@@ -89,6 +90,8 @@ pub struct Other<'i> {
     pub depth: &'i str,
     /// `true`, `recursive` or `false`.
     pub submodules: &'i str,
+    /// How git is to read the folders or patterns that are wanted, and those, one per line; `None` for the whole tree.
+    pub sparse: Option<(&'static str, String)>,
 }
 
 impl Other<'_> {
@@ -130,6 +133,7 @@ cd -- "$1"
 git init --quiet --initial-branch=main .
 over() { git -c protocol.allow=never -c protocol.https.allow=always -c protocol.http.allow=always "$@"; }
 if [ "$4" = 0 ]; then over fetch --quiet --tags -- "$2" "$3"; else over fetch --quiet --no-tags --depth="$4" -- "$2" "$3"; fi
+[ -z "$7" ] || printf '%s\n' "$8" | git sparse-checkout set "$7" --stdin
 git -c advice.detachedHead=false checkout --quiet --force --detach FETCH_HEAD
 git remote add origin "$2" 2>/dev/null || git remote set-url origin "$2"
 case $5 in
@@ -152,7 +156,9 @@ pub async fn other(other: &Other<'_>, directory: &str, keep: bool, bench: &mut i
     bench.say(&format!("Cloning {url} at {} into {directory}", other.reference)).await;
     let workspace = bench.workspace().to_owned();
     let (depth, submodules) = (depth.to_string(), other.submodules.to_ascii_lowercase());
-    let args = ["-c", OTHER, "checkout", directory, &url, other.reference, &depth, &submodules, if keep { "keep" } else { "clean" }];
+    let keep = if keep { "keep" } else { "clean" };
+    let (mode, sparse) = other.sparse.as_ref().map_or(("", ""), |(mode, wanted)| (*mode, wanted.as_str()));
+    let args = ["-c", OTHER, "checkout", directory, &url, other.reference, &depth, &submodules, keep, mode, sparse];
     let mut program = Program::new("/bin/sh", &args, &workspace);
     program.powers = Powers::Network;
     program.env = environment();
@@ -192,18 +198,24 @@ mod tests {
 
     #[test]
     fn what_is_cloned_has_an_address_and_nothing_that_git_takes_for_a_flag() {
-        let good =
-            Other { repository: "acme/lib.py", server: "https://github.com/", reference: "v1.0", depth: "0", submodules: "Recursive" };
+        let good = Other {
+            repository: "acme/lib.py",
+            server: "https://github.com/",
+            reference: "v1.0",
+            depth: "0",
+            submodules: "Recursive",
+            sparse: None,
+        };
         assert_eq!(good.checked(), Ok(("https://github.com/acme/lib.py".to_owned(), 0)));
         for repository in ["acme", "acme/../x", "acme/lib/x", "-x/y z", "a/.git", ""] {
-            assert!(Other { repository, ..good }.checked().is_err(), "{repository}");
+            assert!(Other { repository, ..good.clone() }.checked().is_err(), "{repository}");
         }
         for server in ["file:///", "ssh://x", "https://user@x", "ext::sh -c x"] {
-            assert!(Other { server, ..good }.checked().is_err(), "{server}");
+            assert!(Other { server, ..good.clone() }.checked().is_err(), "{server}");
         }
         for reference in ["", "--upload-pack=x", "+main", "a b", "main:main", "a\nb"] {
-            assert!(Other { reference, ..good }.checked().is_err(), "{reference}");
+            assert!(Other { reference, ..good.clone() }.checked().is_err(), "{reference}");
         }
-        assert!(Other { depth: "-1", ..good }.checked().is_err() && Other { submodules: "maybe", ..good }.checked().is_err());
+        assert!(Other { depth: "-1", ..good.clone() }.checked().is_err() && Other { submodules: "maybe", ..good }.checked().is_err());
     }
 }

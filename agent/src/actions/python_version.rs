@@ -111,6 +111,11 @@ impl Request {
         Ok(request)
     }
 
+    /// The same of a build without the global lock.
+    pub fn free_threaded(self) -> Request {
+        Request { threaded: true, ..self }
+    }
+
     /// Whether this version is meant.
     pub fn fits(&self, version: &Version) -> Fit {
         if version.threaded != self.threaded || (version.prerelease && !self.prereleases) {
@@ -265,7 +270,7 @@ fn digits_and_dots(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len()))
 }
 
-/// The request that a version file makes: `.python-version`, `.tool-versions`, or the `requires-python` of a `pyproject.toml`.
+/// The request that a version file makes: `.python-version`, `.tool-versions`, `Pipfile`, or the `requires-python` of a `pyproject.toml`.
 ///
 /// # Errors
 /// Why it makes none.
@@ -282,6 +287,14 @@ pub fn of_file(name: &str, content: &str) -> Result<String, String> {
         return at(&["project", "requires-python"])
             .or_else(|| at(&["tool", "poetry", "dependencies", "python"]))
             .ok_or_else(|| format!("{name} has neither project.requires-python nor tool.poetry.dependencies.python"));
+    }
+    if name.ends_with("Pipfile") {
+        let table: toml::Table = content.parse().map_err(|error: toml::de::Error| format!("{name} is no TOML: {}", error.message()))?;
+        let requires = table.get("requires");
+        return ["python_full_version", "python_version"]
+            .iter()
+            .find_map(|key| requires?.get(key)?.as_str().map(str::to_owned))
+            .ok_or_else(|| format!("{name} has no python_version under [requires]"));
     }
     let mut lines = content.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|line| !line.is_empty());
     if name.ends_with(".tool-versions") {
@@ -347,6 +360,8 @@ mod tests {
         for (request, version, expected) in table {
             assert_eq!(fits(request, version), expected, "{request} {version}");
         }
+        let threaded = Request::read("3.13", false).unwrap().free_threaded();
+        assert_eq!(["3.13.1t", "3.13.1"].map(|version| threaded.fits(&Version::read(version).unwrap())), [Yes, No]);
         assert_eq!(Request::read("3.14", true).unwrap().fits(&Version::read("3.14.0rc1").unwrap()), Yes);
     }
 
@@ -380,6 +395,8 @@ mod tests {
             ("pyproject.toml", poetry, "^3.11"),
             (".python-version", "# comment\n\n3.12.1\n3.11\n", "3.12.1"),
             (".python-version", "cpython-3.12\n", "3.12"),
+            ("Pipfile", "[requires]\npython_version = \"3.11\"\n", "3.11"),
+            ("app/Pipfile", "[requires]\npython_version = \"3\"\npython_full_version = \"3.11.4\"\n", "3.11.4"),
             (".tool-versions", "nodejs 20\npython 3.11.4 3.10\n", "3.11.4"),
         ];
         for (name, content, expected) in table {
@@ -388,6 +405,7 @@ mod tests {
         assert!(
             of_file("pyproject.toml", "[project]\n").is_err()
                 && of_file("pyproject.toml", "[").is_err()
+                && of_file("Pipfile", "[packages]\n").is_err()
                 && of_file(".python-version", "#\n").is_err()
         );
     }

@@ -130,7 +130,9 @@ async fn wanted(inputs: &Inputs, bench: &mut impl Bench) -> Result<Wanted, Halt>
         return Err(Halt::invalid(format!("the input architecture is '{architecture}', but this agent's machine is {host}")));
     }
     let prereleases = inputs.text("allow-prereleases").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    let threaded = inputs.text("freethreaded").is_some_and(|text| text.eq_ignore_ascii_case("true"));
     let read = |text: String, source: &str| match Request::read(&text, prereleases) {
+        Ok(request) if threaded => Ok(Wanted { request: Some(request.free_threaded()), text: format!("{text}, free-threaded") }),
         Ok(request) => Ok(Wanted { request: Some(request), text }),
         Err(error) => Err(Halt::invalid(format!("{source}: {error}"))),
     };

@@ -1,14 +1,17 @@
 //! The operator's rules as a file says them. Unknown keys are refused; every value is checked while it is read.
 
+use std::fmt;
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
 use caisson_model::policy::{AddressRange, Destination, Preset};
 use caisson_model::time::Timestamp;
 use caisson_workflow::{DefaultPermissions, Limits};
+use indexmap::IndexMap;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::policy::environment::EnvironmentRule;
 use crate::policy::group::Group;
 
 use crate::core::terms::Retry;
@@ -29,6 +32,10 @@ pub struct Rules {
     pub secrets: SecretRules,
     /// `[[retry]]`: jobs that are tried again by themselves. The last entry that matches counts.
     pub retry: Vec<RetryRule>,
+    /// `[[environment]]`: who may use an environment, and what its jobs get.
+    pub environment: Vec<EnvironmentRule>,
+    /// `[vars]`: what every workflow sees as `vars`.
+    pub vars: IndexMap<String, String>,
     /// `[workflow]`: what the text of a workflow may say.
     pub workflow: WorkflowRules,
     /// `[actions]`: for every workflow.
@@ -296,6 +303,12 @@ impl Glob {
     /// Whether the pattern covers all of `text`.
     pub fn covers(&self, text: &str) -> bool {
         self.0.matches(text)
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
     }
 }
 

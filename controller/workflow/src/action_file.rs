@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use caisson_model::step::ActionPlace;
 
 use crate::actions::{self, BuiltIn};
+use crate::instead;
 use crate::library::{ActionText, Library};
 use crate::limits::Limits;
 use crate::uses::Uses;
@@ -81,8 +82,9 @@ impl<'l> Actions<'l> {
                 let repository: Vec<&str> = name.splitn(3, '/').take(2).collect();
                 let repository = repository.join("/");
                 if known.is_empty() {
+                    let instead = instead::of(&name).map(|help| format!("{help}; or ")).unwrap_or_default();
                     let help = format!(
-                        "add it to the mirror with `caisson actions add {repository}@{version} --from DIR_OR_GIT`, declare it under `no_op` of [actions] in the policy, or use one that is built in: {}",
+                        "{instead}add it to the mirror with `caisson actions add {repository}@{version} --from DIR_OR_GIT`, declare it under `no_op` of [actions] in the policy, or use one that is built in: {}",
                         actions::names().join(", ")
                     );
                     nowhere(format!("the action `{name}` is not available: nothing is fetched at run time"), &help)

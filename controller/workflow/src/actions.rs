@@ -20,8 +20,6 @@ pub(crate) enum Treatment {
     NoEffect,
     /// It changes nothing here, and the user is told why.
     Warned(&'static str),
-    /// The value would change what the steps see, so it is refused unless it is one of `except`.
-    Refused { except: &'static [&'static str], reason: &'static str, help: &'static str },
 }
 
 const fn honoured(name: &'static str) -> Input {
@@ -36,10 +34,6 @@ const fn warned(name: &'static str, reason: &'static str) -> Input {
     Input { name, treatment: Treatment::Warned(reason) }
 }
 
-const fn refused(name: &'static str, except: &'static [&'static str], reason: &'static str, help: &'static str) -> Input {
-    Input { name, treatment: Treatment::Refused { except, reason, help } }
-}
-
 const NO_KEYS: &str = "the working tree is used as it stands, and no key or token is ever handed to it";
 
 static ACTIONS: &[BuiltIn] = &[
@@ -51,8 +45,8 @@ static ACTIONS: &[BuiltIn] = &[
             honoured("path"),
             warned("submodules", "the working tree is used as it stands, with the submodules that it has"),
             warned("lfs", "the working tree is used as it stands, with the large files that it has"),
-            warned("sparse-checkout", "the whole working tree is there"),
-            no_effect("sparse-checkout-cone-mode"),
+            honoured("sparse-checkout"),
+            honoured("sparse-checkout-cone-mode"),
             no_effect("filter"),
             no_effect("token"),
             no_effect("persist-credentials"),
@@ -81,7 +75,7 @@ static ACTIONS: &[BuiltIn] = &[
             honoured("allow-prereleases"),
             honoured("update-environment"),
             no_effect("token"),
-            refused("freethreaded", &["", "false"], "free-threaded interpreters are not looked for", "remove the input"),
+            honoured("freethreaded"),
             honoured("pip-version"),
             honoured("pip-install"),
         ],

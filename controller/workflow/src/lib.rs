@@ -28,6 +28,7 @@ mod events;
 mod exclusion;
 mod expand;
 mod filter;
+mod instead;
 mod library;
 mod limits;
 pub mod matrix;

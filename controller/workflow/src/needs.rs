@@ -66,6 +66,14 @@ fn inside<'k>(job: &PlannedJob, key: &'k str) -> &'k str {
     job.scope.as_ref().and_then(|scope| key.strip_prefix(&scope.prefix)).unwrap_or(key)
 }
 
+/// What a job sees as `vars`: those of all, and over them those of its environment.
+fn seen(all: &Json, own: &Json) -> Json {
+    let Json::Object(own) = own else { return all.clone() };
+    let mut seen = all.as_object().cloned().unwrap_or_default();
+    seen.extend(own.clone());
+    Json::Object(seen)
+}
+
 pub(crate) fn needed_contexts(job: &PlannedJob, ready: &Ready) -> Contexts {
     let needs: Object = ready
         .needs
@@ -86,7 +94,7 @@ pub(crate) fn needed_contexts(job: &PlannedJob, ready: &Ready) -> Contexts {
     Contexts::new()
         .with("github", object(&ready.contexts.github))
         .with("inputs", object(job.scope.as_ref().map_or(&ready.contexts.inputs, |scope| &scope.inputs)))
-        .with("vars", object(&ready.contexts.vars))
+        .with("vars", object(&seen(&ready.contexts.vars, &job.vars)))
         .with("needs", needs)
 }
 
@@ -197,6 +205,7 @@ impl Needs<'_> {
         if let Some(scope) = &job.scope {
             shared.inputs = scope.inputs.clone();
         }
+        shared.vars = seen(&shared.vars, &job.vars);
         let id = JobId { run: self.ready.run, index: self.ready.first_index.saturating_add(strategy.job_index) };
         Ok(JobSpec {
             id,

@@ -298,6 +298,7 @@ impl Planner<'_> {
             steps,
             concurrency: job.get("concurrency").and_then(concurrency),
             environment: job.get("environment").map(Node::to_json),
+            vars: Value::Null,
             permissions: job.get("permissions").map(Node::to_json),
             location: report.source.location(at),
             places,

@@ -39,6 +39,9 @@ pub struct PlannedJob {
     pub concurrency: Option<Concurrency>,
     /// `environment:` as written: a text, or a mapping with `name`.
     pub environment: Option<Value>,
+    /// What its environment adds to `vars`; null for nothing. Policy writes it.
+    #[serde(default)]
+    pub vars: Value,
     /// `permissions:` as written: a word or a mapping.
     pub permissions: Option<Value>,
     /// Where the job begins.

@@ -76,9 +76,10 @@ fn warn_no_effect(key: &str, value: &Node, at: std::ops::Range<usize>, path: &st
                 "steps that write to the forge will fail; skip them with `if:`",
             )
         }
-        "environment" => {
-            ("`environment` has no effect: there are no protection rules and no secrets of its own", "give secrets with --secret")
-        }
+        "environment" => (
+            "`environment` is a name only: this machine's policy has no rules for it",
+            "a policy gives it refs, secrets and variables under [[environment]]",
+        ),
         _ => ("`run-name` has no effect: runs are shown by the workflow's name", "nothing to do"),
     };
     report.warning(at, path, message, help);
@@ -259,8 +260,6 @@ pub(crate) fn check_inputs(action: &BuiltIn, step: &Node, path: &str, report: &m
                 let message = format!("`{}` has no effect: {reason}", input.name);
                 report.warning(entry.key_at.clone(), &below, message, "remove the input to be rid of this warning");
             }
-            Treatment::Refused { except, .. } if except.contains(&value.trim()) => {}
-            Treatment::Refused { reason, help, .. } => report.unsupported(entry.key_at.clone(), &below, *reason, *help),
         }
     }
 }

@@ -332,7 +332,6 @@ fn what_caisson_does_not_support_is_refused_with_its_place() {
         ("    steps:\n    - {run: dir, shell: pwsh}\n", (6, 25), "shell `pwsh`"),
         ("    steps:\n    - {run: dir, shell: perl}\n", (6, 25), "`perl` is no shell"),
         ("    steps:\n    - {run: a, background: true}\n", (6, 16), "`background`"),
-        ("    steps:\n    - {uses: actions/setup-python@v5, with: {freethreaded: true}}\n", (6, 46), "free-threaded"),
         ("    steps:\n    - {run: a, env: \"${{ fromJSON('{}') }}\"}\n", (6, 21), "in place of the whole mapping"),
         ("    steps:\n    - {run: a, timeout-minutes: 0}\n", (6, 33), "no time limit"),
     ] {
