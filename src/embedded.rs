@@ -103,9 +103,10 @@ impl Explained for CallError {
 }
 
 /// Opens a controller whose data lie in `data_dir`.
-/// `mirror` is where actions were added.
+/// `mirror` is where actions were added. Its only agent is the embedded one.
 pub(crate) async fn controller(data_dir: PathBuf, mirror: PathBuf, rules: Rules, secrets: Secrets) -> Result<Service, NoController> {
-    let options = service::Options { rules, secrets, mirror: Some(mirror), ..service::Options::new(data_dir) };
+    let alone = Some(agent::default_labels());
+    let options = service::Options { rules, secrets, alone, mirror: Some(mirror), ..service::Options::new(data_dir) };
     open(options).await
 }
 

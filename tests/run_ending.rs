@@ -205,3 +205,20 @@ jobs:
     assert_eq!(run.job("step")["outcome"], "success", "{}", run.told());
     assert_eq!(run.job("job")["outcome"], "timed-out", "{}", run.told());
 }
+
+/// A job that this machine does not serve is skipped with its reason, instead of waiting for an agent that never comes.
+#[test]
+fn what_this_machine_is_not_is_skipped_with_its_reason() {
+    let place = Place::with(
+        "on: push\njobs:\n  test:\n    runs-on: ${{ matrix.os }}\n    strategy: { matrix: { os: [ubuntu-latest, windows-latest] } }\n    \
+         steps: [{ run: echo here }]\n  mac:\n    runs-on: [self-hosted, macOS]\n    steps: [{ run: echo never }]\n  after:\n    needs: test\n    \
+         runs-on: ubuntu-latest\n    steps: [{ run: echo after }]\n  last:\n    needs: mac\n    runs-on: ubuntu-latest\n    steps: [{ run: echo never }]\n",
+    );
+    let run = place.run(&[]);
+    run.expect(0);
+    let outcome = |job: &str| run.job(job)["outcome"].as_str().unwrap().to_owned();
+    let outcomes = ["test (ubuntu-latest)", "test (windows-latest)", "mac", "after", "last"].map(outcome);
+    assert_eq!(outcomes, ["success", "skipped", "skipped", "success", "skipped"]);
+    let reason = run.job("test (windows-latest)")["cause"]["text"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "it runs on windows-latest, which this machine is not");
+}

@@ -32,5 +32,7 @@ pub fn default_labels() -> Vec<String> {
         "aarch64" => "arm64",
         other => other,
     };
-    ["ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "ubuntu-20.04", "self-hosted", "linux", architecture].map(str::to_owned).to_vec()
+    ["ubuntu-latest", "ubuntu-slim", "ubuntu-26.04", "ubuntu-24.04", "ubuntu-22.04", "ubuntu-20.04", "self-hosted", "linux", architecture]
+        .map(str::to_owned)
+        .to_vec()
 }

@@ -16,6 +16,7 @@ mod debian;
 pub mod environment;
 pub mod group;
 pub mod install;
+pub mod pattern;
 pub mod permissions;
 pub mod retry;
 pub mod rules;

@@ -59,6 +59,8 @@ pub struct Options {
     pub secrets: Secrets,
     /// How long things may take.
     pub timing: Timing,
+    /// The labels of the only agent that this controller will ever have; `None` where agents come and go.
+    pub alone: Option<Vec<String>>,
     /// The mirror of actions, read anew for every submission; `None` for an empty one.
     pub mirror: Option<PathBuf>,
     /// Where clients and agents reach this controller, for those that ask one that stands by.
@@ -81,6 +83,7 @@ impl Options {
             rules: Rules::default(),
             secrets: Secrets::default(),
             timing: Timing::default(),
+            alone: None,
             mirror: None,
             address: String::new(),
             blobs: None,
@@ -129,6 +132,7 @@ struct Inner {
     way: Way,
     artifacts: Artifacts,
     caches: Caches,
+    alone: Option<Vec<String>>,
     mirror: Option<PathBuf>,
     rules: Rules,
     secrets: Secrets,
@@ -197,7 +201,7 @@ impl Service {
     /// # Errors
     /// [`OpenError`]; nothing was started then.
     pub async fn open(options: Options) -> Result<Service, OpenError> {
-        let Options { store, data_dir, rules, secrets, timing, mirror, address, blobs, blobs_quota, registry } = options;
+        let Options { store, data_dir, rules, secrets, timing, alone, mirror, address, blobs, blobs_quota, registry } = options;
         let folder = data_dir.clone();
         // What is sealed is shared where anything is.
         let is_shared = matches!(store, Place::Postgres(_)) || matches!(blobs, Some(BlobsPlace::Bucket(_)));
@@ -251,6 +255,7 @@ impl Service {
             caches: Caches::new(records.clone(), caches::MOST_BYTES),
             records,
             way: Way::new(registry),
+            alone,
             mirror,
             rules,
             secrets,

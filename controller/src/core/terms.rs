@@ -21,6 +21,9 @@ pub struct Terms {
     pub carried: Vec<Carried>,
     /// Jobs that are tried again by themselves.
     pub retry: Vec<(JobKey, Retry)>,
+    /// The labels of the one agent that there will ever be, where a command runs by itself: what it does not serve would wait for
+    /// ever, and is skipped. `None` where agents come and go.
+    pub alone: Option<Vec<String>>,
     /// The group in which the run takes its turn.
     pub turn: Option<Turn>,
     /// What the plan was made of, so that it can be run again. Kept in the store, not in the engine.
@@ -29,6 +32,13 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Why no agent will ever take a job with these labels; `None` when one may.
+    pub fn unserved(&self, labels: &[String]) -> Option<String> {
+        let alone = self.alone.as_ref()?;
+        let missing: Vec<&str> = labels.iter().filter(|label| !alone.contains(label)).map(String::as_str).collect();
+        (!missing.is_empty()).then(|| format!("it runs on {}, which this machine is not", missing.join(", ")))
+    }
+
     /// What a job's key says of trying it again; the numbers of its callers' cells do not matter: `build[1]/unit` is `build/unit`.
     pub fn retry_of(&self, key: &JobKey) -> Option<&Retry> {
         let parts = key.0.split('/').map(|part| part.split_once('[').map_or(part, |(name, _)| name));

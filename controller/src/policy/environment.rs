@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::policy::rules::Glob;
+use crate::policy::pattern::Glob;
 
 /// One entry. Of several that cover a name, all count: each may refuse, and each adds what it gives.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -1,6 +1,5 @@
 //! The operator's rules as a file says them. Unknown keys are refused; every value is checked while it is read.
 
-use std::fmt;
 use std::time::Duration;
 
 use caisson_model::outcome::Bytes;
@@ -13,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::policy::environment::EnvironmentRule;
 use crate::policy::group::Group;
+use crate::policy::pattern::Glob;
 
 use crate::core::terms::Retry;
 use crate::policy::retry::{self, RetryRule};
@@ -288,34 +288,6 @@ impl StepRule {
     fn matches(&self, subject: &StepSubject<'_>) -> bool {
         let any = |glob: &Option<Glob>, names: &[&str]| glob.as_ref().is_none_or(|glob| names.iter().any(|name| glob.covers(name)));
         any(&self.workflow, &subject.workflow) && any(&self.job, &[subject.job]) && any(&self.step, subject.step)
-    }
-}
-
-/// A pattern: `*` any text, `?` one character, `[ab]` one of these. Case counts, as in what it is compared with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glob(glob::Pattern);
-
-impl Glob {
-    fn everything() -> Glob {
-        Glob(glob::Pattern::new("*").unwrap_or_default())
-    }
-
-    /// Whether the pattern covers all of `text`.
-    pub fn covers(&self, text: &str) -> bool {
-        self.0.matches(text)
-    }
-}
-
-impl fmt::Display for Glob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Glob {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Glob, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        glob::Pattern::new(&text).map(Glob).map_err(|error| D::Error::custom(format_args!("{text:?} is not a pattern: {}", error.msg)))
     }
 }
 

@@ -23,6 +23,7 @@ impl Service {
         {
             return Err(ApiError::Invalid(format!("source: blob {source} was not put before")));
         }
+        let terms = Terms { alone: self.inner.alone.clone(), ..terms };
         let (rules, known) = (self.inner.rules.clone(), self.inner.secrets.names());
         let mirror = self.inner.mirror.clone();
         let mirror = blocking(move || mirror.map_or_else(|| Ok(Mirror::default()), |folder| Mirror::read(&folder))).await?;

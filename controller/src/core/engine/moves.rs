@@ -113,6 +113,16 @@ impl Engine {
         }
         for id in ids {
             self.carry(id);
+            self.skip_unserved(id);
+        }
+    }
+
+    /// A job that no agent will ever take does not wait for one.
+    fn skip_unserved(&mut self, id: JobId) {
+        let Some((run, job)) = self.state.runs.get(&id.run).and_then(|run| Some((run, run.job(id)?))) else { return };
+        let reason = job.spec.as_ref().filter(|_| job.life.end().is_none()).and_then(|spec| run.terms.unserved(&spec.labels));
+        if let Some(message) = reason {
+            self.end(id, NOBODY, Outcome::Skipped, Some(Cause::Invalid { message }), IndexMap::new());
         }
     }
 
