@@ -11,6 +11,7 @@ use caisson_sandbox::launcher::Launcher;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::ahead::Ahead;
 use crate::contexts::JobContexts;
 use crate::environment::Inherited;
 use crate::host::HostRules;
@@ -18,7 +19,6 @@ use crate::kept::Layer;
 use crate::outbox::Outbox;
 use crate::post::Post;
 use crate::reports::Reports;
-use crate::step::Ahead;
 use crate::stop::Stop;
 use crate::trees::{Tree, Trees};
 use crate::workspace::Workspace;

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::ahead::Ahead;
 use crate::attempt::{Attempt, Deadline};
 use crate::clock;
 use crate::contexts::{Hashes, JobContexts, StepContexts, Unfinished};
@@ -30,7 +31,7 @@ use crate::options::Options;
 use crate::outbox::{Kept, Outbox};
 use crate::reports::{self, Reports};
 use crate::retry;
-use crate::step::{self, Ahead, Ended};
+use crate::step::{self, Ended};
 use crate::stop::Stop;
 use crate::trees::Trees;
 use crate::workspace::Workspace;

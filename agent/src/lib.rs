@@ -19,6 +19,7 @@
 
 pub mod actions;
 pub mod agent;
+pub mod ahead;
 pub mod apt;
 pub mod attempt;
 mod beats;

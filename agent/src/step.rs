@@ -25,7 +25,6 @@ mod post;
 mod settle;
 mod toolkit;
 
-pub use ahead::Ahead;
 pub use node::pre;
 use perform::body;
 pub use post::run as run_post;

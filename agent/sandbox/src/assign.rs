@@ -14,7 +14,7 @@ use crate::onlooker;
 use crate::plan::{Instruction, Plan, Rlimit};
 use crate::protection::{Missing, Protection};
 use crate::refused::Refused;
-use crate::running::{Awaited, Next};
+use crate::running::{Awaited, Next, Purpose};
 use crate::seccomp;
 use crate::serve::Server;
 use crate::slot::Slot;
@@ -31,19 +31,6 @@ const TMP_SIZE: u64 = 1 << 30;
 const TMP_INODES: u64 = 1 << 20;
 /// How many compiled filters are kept.
 const FILTERS_KEPT: usize = 16;
-
-/// What is to become of a sandbox once it is built.
-pub(crate) enum Purpose {
-    /// It runs this at once.
-    Run {
-        /// Program, stdin, stdout, stderr.
-        given: [OwnedFd; 4],
-        /// The files that come with it, if there are any.
-        files: Option<OwnedFd>,
-    },
-    /// It waits for its program, with which files and secrets may come if it is `open`.
-    Wait { open: bool },
-}
 
 impl Server {
     /// Begins to build the sandbox of a spec.
@@ -124,7 +111,7 @@ impl Server {
             None
         } else {
             let (tree, kept_out_of_swap) = sources::secrets(&spec.secrets, context.mode, map, spec.identity)?;
-            let swappable = swappable(kept_out_of_swap, missing);
+            let swappable = sources::swappable(kept_out_of_swap, missing);
             missing.extend(swappable);
             trees.push(tree);
             Some(trees.len() - 1)
@@ -179,13 +166,6 @@ struct Assigned {
     disk: Watch,
     sockets: Vec<(Opening, OwnedFd)>,
     awaited: Option<Awaited>,
-}
-
-/// Says that secrets may come to lie on a disk, where they may and nobody has said so yet.
-pub(crate) fn swappable(kept_out_of_swap: bool, missing: &[Missing]) -> Option<Missing> {
-    let said = missing.iter().any(|missing| missing.protection == Protection::SecretMemory);
-    let reason = "this kernel has no tmpfs `noswap` for us (Linux 6.4, root) and the host swaps";
-    (!kept_out_of_swap && !said).then(|| Missing { protection: Protection::SecretMemory, reason: reason.to_owned() })
 }
 
 /// The lower of a size and a limit.

@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
-use crate::assign;
 use crate::disk::{Known, Watch};
 use crate::error::{Failure, LaunchError, Stage};
 use crate::handshake::{self, Answer, Control, Go, Order, ReceiveError, Report};
@@ -30,6 +29,19 @@ const SETTLED: Duration = Duration::from_millis(20);
 
 /// How long most short steps run. One that is younger may end at any moment, and somebody waits to hear of it.
 const YOUNG: Duration = Duration::from_millis(3);
+
+/// What is to become of a sandbox once it is built.
+pub(crate) enum Purpose {
+    /// It runs this at once.
+    Run {
+        /// Program, stdin, stdout, stderr.
+        given: [OwnedFd; 4],
+        /// The files that come with it, if there are any.
+        files: Option<OwnedFd>,
+    },
+    /// It waits for its program, with which files and secrets may come if it is `open`.
+    Wait { open: bool },
+}
 
 /// A sandbox that has its orders but nobody to tell yet.
 pub(crate) struct Next {
@@ -305,7 +317,7 @@ impl Sandbox {
             let taken: Vec<SecretFile> =
                 handshake::load(descriptors.pop().ok_or_else(|| Failure::rule(Stage::Request, "the secrets are missing"))?)?;
             let (tree, kept_out_of_swap) = sources::secrets(&taken, mode, map, identity)?;
-            self.note(assign::swappable(kept_out_of_swap, &self.missing).into_iter().collect());
+            self.note(sources::swappable(kept_out_of_swap, &self.missing).into_iter().collect());
             descriptors.push(tree);
         }
         let out: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();

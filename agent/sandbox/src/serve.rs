@@ -10,7 +10,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::area;
-use crate::assign::Purpose;
 use crate::cgroup::{Cgroups, Group};
 use crate::disk::{Known, Remembered};
 use crate::error::{Failure, Stage};
@@ -22,7 +21,7 @@ use crate::onlooker;
 use crate::outcome::Cause;
 use crate::plan::Instruction;
 use crate::protection::{Missing, Protection};
-use crate::running::{Phase, Sandbox};
+use crate::running::{Phase, Purpose, Sandbox};
 use crate::seccomp;
 use crate::share::Shares;
 use crate::slot::{Slot, Time};

@@ -20,6 +20,7 @@ use crate::error::{Failure, Stage};
 use crate::ground::{self, Ground};
 use crate::host::Mode;
 use crate::plan::Build;
+use crate::protection::{Missing, Protection};
 use crate::skeleton;
 use crate::spec::{Access, HostOwner, Identity, Mount, SecretFile, SeenAs, Upper};
 use crate::sys::{self, Cloned, MountChange};
@@ -350,6 +351,13 @@ pub(crate) fn secrets(files: &[SecretFile], mode: Mode, map: IdMap, identity: Id
     let change = MountChange { set: sys::MOUNT_ATTR_RDONLY, ..MountChange::default() };
     sys::mount_setattr(tree.as_fd(), &change).map_err(failed("/run/secrets"))?;
     Ok((tree, kept_out_of_swap || no_swap()))
+}
+
+/// Says that secrets may come to lie on a disk, where they may and nobody has said so yet.
+pub(crate) fn swappable(kept_out_of_swap: bool, missing: &[Missing]) -> Option<Missing> {
+    let said = missing.iter().any(|missing| missing.protection == Protection::SecretMemory);
+    let reason = "this kernel has no tmpfs `noswap` for us (Linux 6.4, root) and the host swaps";
+    (!kept_out_of_swap && !said).then(|| Missing { protection: Protection::SecretMemory, reason: reason.to_owned() })
 }
 
 pub(crate) fn no_swap() -> bool {

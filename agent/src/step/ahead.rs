@@ -7,28 +7,16 @@ use std::path::PathBuf;
 
 use caisson_model::id::StepIndex;
 use caisson_model::step::{Action, StepSpec};
-use caisson_sandbox::launcher::Prepared;
-use caisson_sandbox::spec::{GivenFile, Profile};
+use caisson_sandbox::spec::{GivenFile, Mount, Profile};
 
+use crate::ahead::Ahead;
+use crate::apt;
 use crate::attempt::Attempt;
+use crate::contexts::SCRIPTS;
+use crate::kept::Layer;
 use crate::lower::{self, Request, Watch};
-use crate::step::course;
+use crate::view;
 use crate::workspace::StepFiles;
-
-/// What is there for the next step.
-#[derive(Debug, Default)]
-pub struct Ahead {
-    prepared: Option<Prepared>,
-    /// The command files that it shows.
-    files: Option<StepFiles>,
-}
-
-impl Ahead {
-    /// Takes the sandbox.
-    pub(super) fn prepared(&mut self) -> Option<Prepared> {
-        self.prepared.take()
-    }
-}
 
 /// Has the sandbox of the job's first step prepared.
 pub(super) fn begin<A>(attempt: &mut Attempt<A>) {
@@ -88,13 +76,26 @@ fn request<A>(attempt: &Attempt<A>, files: &StepFiles) -> Request {
         cwd: PathBuf::from("/"),
         ids: attempt.workspace.ids(),
         system: attempt.workspace.system(),
-        mounts: course::mounts(attempt, Some(files)),
+        mounts: mounts(attempt, Some(files)),
         counted: attempt.workspace.counted(),
         profile: Profile::Default,
         // Says that there will be some.
-        files: vec![GivenFile { target: course::script_path("event.json").into(), content: Vec::new(), mode: 0o555 }],
+        files: vec![GivenFile { target: format!("{SCRIPTS}/event.json").into(), content: Vec::new(), mode: 0o555 }],
         secrets: Vec::new(),
         timeout: None,
         watch: Watch::Told,
     }
+}
+
+/// What every program of the job sees of it; the step's own also sees the files through which it speaks.
+pub(super) fn mounts<A>(attempt: &Attempt<A>, files: Option<&StepFiles>) -> Vec<Mount> {
+    let mut mounts = attempt.workspace.mounts();
+    mounts.extend(attempt.shown.iter().cloned().map(view::read_only));
+    mounts.extend(attempt.shown_trees.iter().map(|(target, tree)| tree.shown(target)));
+    mounts.extend(attempt.layers.iter().map(Layer::mount));
+    if let Some(files) = files {
+        mounts.extend(files.mounts());
+        mounts.extend(apt::sudo());
+    }
+    mounts
 }

@@ -17,13 +17,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
 use crate::actions::bench::{Bench, Later};
-use crate::apt;
 use crate::attempt::Attempt;
 use crate::contexts::SCRIPTS;
 use crate::environment;
 use crate::hash_files::{self, Patterns};
 use crate::host::HostRules;
-use crate::kept::{Blob, Layer};
+use crate::kept::Blob;
 use crate::lower::{self, Request, Watch};
 use crate::output::Output;
 use crate::post::{Post, PostWork};
@@ -117,7 +116,7 @@ impl<A: AgentApi> Course<'_, A> {
         };
         env.extend(program.env);
         let granted = program.powers == Powers::Granted;
-        let mut mounts = mounts(self.attempt, granted.then_some(&self.files));
+        let mut mounts = ahead::mounts(self.attempt, granted.then_some(&self.files));
         mounts.extend(program.mounts);
         let given = |(path, content): (String, _)| GivenFile { target: path.into(), content, mode: 0o555 };
         let request = Request {
@@ -146,7 +145,7 @@ impl<A: AgentApi> Course<'_, A> {
         }
         let stdin = if matches!(program.stdin, Input::Nothing) { Stdin::Closed } else { Stdin::Pipe };
         // Only the step's own program: what else runs for a step has other powers.
-        let prepared = if granted { self.attempt.ahead.prepared() } else { None };
+        let prepared = if granted { self.attempt.ahead.prepared.take() } else { None };
         let mut launched = launch::launch(&self.attempt.launcher, prepared, spec, stdin).await?;
         if granted {
             ahead::prepare(self.attempt, self.step.index);
@@ -368,19 +367,6 @@ impl<A: AgentApi> Course<'_, A> {
         enforced.retain(|name| !lacking.contains(name.as_str()));
         self.enforcement.enforced = enforced;
     }
-}
-
-/// What every program of the job sees of it; the step's own also sees the files through which it speaks.
-pub(super) fn mounts<A>(attempt: &Attempt<A>, files: Option<&StepFiles>) -> Vec<Mount> {
-    let mut mounts = attempt.workspace.mounts();
-    mounts.extend(attempt.shown.iter().cloned().map(view::read_only));
-    mounts.extend(attempt.shown_trees.iter().map(|(target, tree)| tree.shown(target)));
-    mounts.extend(attempt.layers.iter().map(Layer::mount));
-    if let Some(files) = files {
-        mounts.extend(files.mounts());
-        mounts.extend(apt::sudo());
-    }
-    mounts
 }
 
 /// Fills the system directories of a job that has its own.
