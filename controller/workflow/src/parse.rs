@@ -84,8 +84,8 @@ fn choose<'d>(entries: &[Entry], definition: &'d Definition) -> Option<&'d Mappi
             break;
         }
         let knows = |mapping: &&Mapping| mapping.others.is_some() || mapping.keys.iter().any(|key| key.name == entry.key);
-        if left.iter().any(|mapping| knows(&mapping)) {
-            left.retain(|mapping| knows(&mapping));
+        if left.iter().any(knows) {
+            left.retain(knows);
         }
     }
     let marked = left.iter().find(|mapping| mapping.mark.is_empty() || entries.iter().any(|entry| entry.key == mapping.mark));
