@@ -66,10 +66,11 @@ fn stdio() -> (File, Stdio) {
     (out, stdio)
 }
 
-/// The processes that a launcher has made.
+/// The processes that a launcher has made for sandboxes: not its warden, which takes down what is left of them.
 fn sandboxes(launcher: i32) -> Vec<i32> {
     let text = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap_or_default();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    let warden = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "caisson-warden");
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).filter(|pid| !warden(pid)).collect()
 }
 
 fn late(setting: &Setting) {
