@@ -123,8 +123,10 @@ impl Run {
 
     /// The cells of calling jobs, by their prefix, that `max-parallel` does not let begin yet.
     pub fn held_back(&self) -> BTreeSet<&str> {
-        // For each caller: how many may be at work, and of each cell whether it has begun and whether it has ended.
-        let mut callers: BTreeMap<&JobKey, (u32, BTreeMap<&str, (bool, bool)>)> = BTreeMap::new();
+        /// Of each cell whether it has begun and whether it has ended.
+        type Cells<'s> = BTreeMap<&'s str, (bool, bool)>;
+        // For each caller, how many may be at work.
+        let mut callers: BTreeMap<&JobKey, (u32, Cells<'_>)> = BTreeMap::new();
         for group in &self.groups {
             let Some((scope, gate)) = group.planned.scope.as_ref().and_then(|scope| Some((scope, scope.gate.as_ref()?))) else { continue };
             let (_, cells) = callers.entry(&gate.caller).or_insert_with(|| (gate.most.max(1), BTreeMap::new()));
