@@ -9,7 +9,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(entries) = command_files::entries(bytes) {
         assert!(entries.iter().all(|(name, value)| !name.is_empty() && !name.contains('\n') && !value.contains('\0')));
         // A value that is written down again in the form with a delimiter is read as the same.
-        if let Some((name, value)) = entries.first().filter(|(name, _)| !name.contains(['<', '='])) {
+        let plain = |(name, value): &&(String, String)| !name.contains(['<', '=']) && !value.contains("caisson-delimiter");
+        if let Some((name, value)) = entries.first().filter(plain) {
             let again = format!("{name}<<caisson-delimiter\n{value}\ncaisson-delimiter\n");
             let value = value.strip_suffix('\r').unwrap_or(value);
             assert_eq!(command_files::entries(again.as_bytes()).unwrap()[0].1.trim_end_matches('\r'), value.trim_end_matches('\r'));
