@@ -230,7 +230,7 @@ impl Bench {
                 0 => throng(threads, || {
                     Self::step(&self.ahead, &self.spec);
                 }),
-                _ => throng(threads, || wrapped()),
+                _ => throng(threads, &wrapped),
             };
             *sum = (sum.0 + done, sum.1 + start.elapsed(), sum.2 + machine_seconds() - spent);
         }

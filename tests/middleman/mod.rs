@@ -84,7 +84,7 @@ impl Middleman {
     }
 
     fn twice(&self) -> bool {
-        let twice = matches!(self.manner, Manner::Unreliable(_)) && self.chance() % 2 == 0;
+        let twice = matches!(self.manner, Manner::Unreliable(_)) && self.chance().is_multiple_of(2);
         self.passed.repeated.fetch_add(u64::from(twice), Ordering::Relaxed);
         twice
     }
