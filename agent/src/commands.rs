@@ -186,8 +186,8 @@ impl Commands {
             "save-state" => named(|name, value| Command::SaveState { name, value }),
             "stop-commands" => {
                 let token = data.trim();
-                if token.len() < 4 || KNOWN.contains(&token.to_ascii_lowercase().as_str()) {
-                    return Some(refused("its token must be four characters or longer and no command's name"));
+                if token.is_empty() || KNOWN.contains(&token.to_ascii_lowercase().as_str()) {
+                    return Some(refused("its token must be neither empty nor the name of a command"));
                 }
                 self.stop = Some(token.to_owned());
                 Command::Stop
@@ -303,7 +303,7 @@ mod tests {
         for line in [
             "::set-env name=A::b",
             "::add-path::/tmp",
-            "::stop-commands::abc",
+            "::stop-commands::",
             "::stop-commands::set-output",
             "::set-output::x",
             "::add-mask::",
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_stop_token_silences_until_it_returns() {
-        let items = split(&["::stop-commands::t0k3n\n::add-mask::x\n::t0k3n::\n::endgroup::\n"]);
+        let items = split(&["::stop-commands::t0k\n::add-mask::x\n::t0k::\n::endgroup::\n"]);
         assert!(matches!(
             items.as_slice(),
             [Item::Command(Command::Stop, _), Item::Text(_), Item::Command(Command::Resume, _), Item::Command(Command::EndGroup, _)]
