@@ -365,6 +365,31 @@ fn programs_before_the_job_run_for_actions_inside_actions() {
 }
 
 #[test]
+fn steps_in_turn_write_to_a_directory_that_a_cache_was_restored_to() {
+    let place = Place::with(
+        r#"
+on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/cache@v4
+        with: { path: kept, key: k }
+      - run: mkdir -p kept/in && echo one > kept/in/first
+      - run: echo two > kept/in/second && mkdir -p kept/more
+      - run: echo three > kept/more/third && cat kept/in/* kept/more/* | tr '\n' ' '
+"#,
+    );
+    for restored in [false, true] {
+        let run = place.run(&[]);
+        run.expect(0);
+        let log = run.log("test");
+        assert_eq!(log.contains("No cache entry"), !restored, "{log}");
+        assert!(log.contains("one two three"), "{log}");
+    }
+}
+
+#[test]
 fn a_root_step_changes_the_jobs_system_and_never_the_hosts() {
     if !needs(nix::unistd::geteuid().is_root(), "only an agent with root lets steps change system directories") {
         return;

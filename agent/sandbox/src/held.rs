@@ -109,7 +109,7 @@ mod tests {
         six[40..44].copy_from_slice(&[0x9c, 0x40, 0x01, 0xbb]);
         assert_eq!(ends(&six).unwrap().remote.to_string(), "[::2]:443");
         for whole in [four, six] {
-            for cut in 0..44 {
+            for cut in 0..=whole.len() {
                 let _ = ends(&whole[..cut]);
             }
         }

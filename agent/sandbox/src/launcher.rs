@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -131,7 +132,7 @@ impl Launcher {
         let (shape, open) = (spec.shape(), spec.gives());
         let sandbox = handshake::store("spec", &shape)?;
         let socket = self.ask(&Request::Prepare { open }, &[sandbox.as_fd()]).map_err(lost)?;
-        Ok(Prepared { socket, shape, open, launcher: self.clone() })
+        Ok(Prepared { socket, shape, open, spoiled: AtomicBool::new(false), launcher: self.clone() })
     }
 
     fn started(&self, socket: OwnedFd, answer: Answer, descriptors: Vec<OwnedFd>) -> Result<Running, LaunchError> {
@@ -223,6 +224,8 @@ pub struct Prepared {
     shape: Spec,
     /// Whether files and secrets may come.
     open: bool,
+    /// Whether it is known that it came to nothing.
+    spoiled: AtomicBool,
     launcher: Launcher,
 }
 
@@ -235,7 +238,10 @@ impl Prepared {
 
     /// Blocks until it is built; whether it was. To be called once; [`Prepared::launch`] needs no such wait.
     pub fn is_built(&self) -> bool {
-        matches!(handshake::receive::<Answer>(self.socket.as_fd()), Ok((Answer::Built, _)))
+        let built = matches!(handshake::receive::<Answer>(self.socket.as_fd()), Ok((Answer::Built, _)));
+        // Said once, so that it has to be remembered.
+        self.spoiled.store(!built, Ordering::Relaxed);
+        built
     }
 
     /// As [`Launcher::launch`], in what was prepared. Where the spec does not fit it, or it came to nothing, a sandbox is built
@@ -244,7 +250,7 @@ impl Prepared {
     /// # Errors
     /// As [`Launcher::launch`].
     pub fn launch(self, spec: &Spec, stdio: Stdio) -> Result<Running, LaunchError> {
-        if !self.fits(spec) {
+        if self.spoiled.load(Ordering::Relaxed) || !self.fits(spec) {
             let launcher = self.launcher.clone();
             drop(self);
             return launcher.launch(spec, stdio);

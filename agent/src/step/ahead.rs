@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use caisson_model::id::StepIndex;
 use caisson_model::step::{Action, StepSpec};
-use caisson_sandbox::spec::{GivenFile, Mount, Profile};
+use caisson_sandbox::spec::{GivenFile, Mount, Profile, Upper};
 
 use crate::ahead::Ahead;
 use crate::apt;
@@ -64,7 +64,11 @@ fn prepare_from<A>(attempt: &mut Attempt<A>, is_later: impl Fn(StepIndex) -> boo
     let Ok(files) = fresh(attempt) else { return };
     let request = request(attempt, &files);
     let (spec, _) = lower::spec(grant, &attempt.host, request);
-    attempt.ahead = Ahead { prepared: attempt.launcher.prepare(&spec).ok(), files: Some(files) };
+    // To mount an overlay clears its work directory, under the hands of the step that has it mounted now: that one could make no
+    // file there any more. overlayfs(5) calls two mounts of one upper directory undefined.
+    let shared = spec.mounts.iter().any(|mount| matches!(mount, Mount::Overlay { upper: Upper::Directory(_), .. }));
+    let prepared = if shared { None } else { attempt.launcher.prepare(&spec).ok() };
+    attempt.ahead = Ahead { prepared, files: Some(files) };
 }
 
 /// The sandbox of a script of this step, but for the script.
