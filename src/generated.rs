@@ -64,6 +64,10 @@ fn write_workflow(project: &Project, out: &mut String) -> std::fmt::Result {
     if project.manage.is_some() && project.tests == Tests::Manage {
         out.push('\n');
     }
+    if project.collects {
+        out.push_str("      # The settings look static files up in a manifest, which this makes.\n");
+        writeln!(out, "      - name: Static files{}\n        run: python manage.py collectstatic --noinput\n", within(&manage))?;
+    }
     let folder = within(if project.tests == Tests::Manage { &manage } else { &project.root });
     let before = start(&project.engine);
     if before.is_empty() {
@@ -287,6 +291,7 @@ mod tests {
                         python_from: String::new(),
                         engine: engine.clone(),
                         variables: vec![("SECRET_KEY".into(), "x".into())],
+                        collects: manage.is_some(),
                         tests: tests.clone(),
                     };
                     let text = workflow(&project);

@@ -38,6 +38,8 @@ pub(crate) struct Project {
     pub(crate) engine: Engine,
     /// Variables of the environment that the settings cannot do without, with values for a test.
     pub(crate) variables: Vec<(String, String)>,
+    /// Whether static files have to be collected before the tests.
+    pub(crate) collects: bool,
     /// How tests are run.
     pub(crate) tests: Tests,
 }
@@ -106,10 +108,11 @@ pub(crate) fn discover(checkout: &Path, installed: &[u32]) -> Option<Project> {
     let must_be_named = module.filter(|module| !(matches!(tests, Tests::Tox(_)) || by_manage && module.is_usual));
     let beside_manage = |folder: &String| by_manage && manage.as_ref() == Some(folder);
     let search = must_be_named.as_ref().map(|module| module.folder.clone()).filter(|folder| !folder.is_empty() && !beside_manage(folder));
+    let collects = found.manifest && manage.is_some() && matches!(tests, Tests::Manage | Tests::Pytest);
     // tox hands on only what its configuration names, and that has what it needs.
     let (engine, variables) = if matches!(tests, Tests::Tox(_)) { Default::default() } else { (found.engine, found.variables) };
     let settings = must_be_named.map(|module| module.name);
-    Some(Project { root, manage, settings, search, packages, python, python_from, engine, variables, tests })
+    Some(Project { root, manage, settings, search, packages, python, python_from, engine, variables, collects, tests })
 }
 
 /// The folder that declares the packages of the project whose `manage.py` lies in `folder`: the top if it declares any, else the nearest.

@@ -13,6 +13,8 @@ pub(crate) struct Found {
     pub(crate) engine: Engine,
     /// Variables that must be set, with values for a test.
     pub(crate) variables: Vec<(String, String)>,
+    /// Whether static files are looked up in a manifest, which has to be made first.
+    pub(crate) manifest: bool,
 }
 
 /// How many files one settings module may be made of.
@@ -140,7 +142,9 @@ pub(crate) fn read(checkout: &Path, folder: &str, module: &str) -> Found {
             }
         }
     }
-    Found { engine, variables }
+    let says = |word: &str| sources.iter().any(|text| text.contains(word));
+    let manifest = says("ManifestStaticFilesStorage") && says("STATIC_ROOT");
+    Found { engine, variables, manifest }
 }
 
 /// Variables that are read without a default: `os.environ["X"]`, `env("X")`, `config("X")`.
@@ -225,6 +229,8 @@ mod tests {
         let by_url = found(&[("s/settings.py", "DATABASES = {'default': env.db('DATABASE_URL')}\nX = 'django.contrib.postgres'\n")]);
         assert_eq!(by_url.variables, [("DATABASE_URL".to_owned(), "postgres://test:test@127.0.0.1:5432/test".to_owned())]);
         assert_eq!(found(&[("other.py", "")]).engine, Engine::Sqlite);
+        let storage = "STATIC_ROOT = BASE / 'static'\nSTORAGES = {'staticfiles': {'BACKEND': 'whitenoise.storage.CompressedManifestStaticFilesStorage'}}\n";
+        assert!(found(&[("s/settings.py", storage)]).manifest && !found(&[("s/settings.py", "STATIC_ROOT = 'x'\n")]).manifest);
     }
 
     #[test]
