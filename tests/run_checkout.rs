@@ -3,13 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod asked;
 mod place;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use asked::Asked;
 use place::Place;
 
 /// Serves the repositories of a folder with git's own server side; ends with the test's process.
@@ -26,42 +28,8 @@ fn serve(root: PathBuf) -> u16 {
 }
 
 fn answer(mut stream: TcpStream, root: &Path) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let (method, target) = (line.split(' ').next()?.to_owned(), line.split(' ').nth(1)?.to_owned());
-    let mut headers = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim().split_once(": ") else { break };
-        headers.push((name.to_lowercase(), value.to_owned()));
-    }
-    let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()).unwrap_or_default();
-    let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
-    reader.read_exact(&mut body).ok()?;
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let mut backend = Command::new("git")
-        .arg("http-backend")
-        .env("GIT_PROJECT_ROOT", root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("PATH_INFO", path)
-        .env("REQUEST_METHOD", &method)
-        .env("QUERY_STRING", query)
-        .env("CONTENT_TYPE", header("content-type"))
-        .env("CONTENT_LENGTH", body.len().to_string())
-        .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
-        .env("GIT_PROTOCOL", header("git-protocol"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .ok()?;
-    backend.stdin.take()?.write_all(&body).ok()?;
-    let said = backend.wait_with_output().ok()?.stdout;
-    let end = said.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let status = String::from_utf8_lossy(&said[..end]).lines().find_map(|line| Some(line.strip_prefix("Status: ")?.to_owned()));
-    let first = format!("HTTP/1.1 {}\r\nConnection: close\r\n", status.unwrap_or_else(|| "200 OK".to_owned()));
-    stream.write_all(&[first.as_bytes(), &said].concat()).ok()
+    let asked = Asked::read(&stream)?;
+    stream.write_all(&asked.git(root, &asked.path)?).ok()
 }
 
 /// A repository with folders, a tag and a second commit.

@@ -4,13 +4,15 @@
 // Each test program uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+
+use crate::asked::Asked;
 
 /// Whose API it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,22 +81,9 @@ impl Forge {
     }
 
     fn answer(&self, mut stream: TcpStream) -> Option<()> {
-        let mut reader = BufReader::new(stream.try_clone().ok()?);
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let (method, target) = (line.split(' ').next()?.to_owned(), line.split(' ').nth(1)?.to_owned());
-        let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok()?;
-            let Some((name, value)) = line.trim().split_once(": ") else { break };
-            headers.push((name.to_lowercase(), value.to_owned()));
-        }
-        let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()).unwrap_or_default();
-        let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
-        reader.read_exact(&mut body).ok()?;
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let answer = if let Some(path) = path.strip_prefix("/git") {
+        let asked = Asked::read(&stream)?;
+        let header = |name: &str| asked.header(name);
+        let answer = if let Some(path) = asked.path.strip_prefix("/git") {
             let shown = Some(header("authorization")).filter(|shown| !shown.is_empty());
             self.shown.lock().unwrap().push(shown.clone());
             let wanted = self.clone_token.as_ref().map(|token| format!("Basic {}", base64(format!("x-access-token:{token}").as_bytes())));
@@ -102,20 +91,14 @@ impl Forge {
                 let refusal = "HTTP/1.1 401 x\r\nWWW-Authenticate: Basic realm=\"git\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                 return stream.write_all(refusal.as_bytes()).ok();
             }
-            let mut backend = Command::new("git");
-            backend.arg("http-backend").env("GIT_PROJECT_ROOT", &self.root).env("GIT_HTTP_EXPORT_ALL", "1").env("PATH_INFO", path);
-            backend.env("REQUEST_METHOD", &method).env("QUERY_STRING", query).env("CONTENT_TYPE", header("content-type"));
-            backend.env("HTTP_CONTENT_ENCODING", header("content-encoding")).env("GIT_PROTOCOL", header("git-protocol"));
-            let said = output(&mut backend, &body);
-            let end = said.windows(4).position(|window| window == b"\r\n\r\n")?;
-            [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", &said[..end], b"\r\n\r\n", &said[end + 4..]].concat()
+            asked.git(&self.root, path)?
         } else {
             let authorised = match self.kind {
                 Kind::Github => header("authorization") == "Bearer forge-token",
                 Kind::Gitea => header("authorization") == "token forge-token",
                 Kind::Gitlab => header("private-token") == "forge-token",
             };
-            let (status, text) = if authorised { self.api(&method, path, query, &body) } else { (401, String::new()) };
+            let (status, text) = if authorised { self.api(&asked) } else { (401, String::new()) };
             format!(
                 "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
                 text.len()
@@ -125,7 +108,7 @@ impl Forge {
         stream.write_all(&answer).ok()
     }
 
-    fn api(&self, method: &str, path: &str, query: &str, body: &[u8]) -> (u16, String) {
+    fn api(&self, Asked { method, path, query, body, .. }: &Asked) -> (u16, String) {
         let base = if self.kind == Kind::Gitlab { "/api/projects/acme%2Fshop/" } else { "/api/repos/acme/shop/" };
         let Some(path) = path.strip_prefix(base) else { return (404, String::new()) };
         if method == "POST" {

@@ -14,7 +14,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -29,10 +28,6 @@ use crate::listen::guard::Guarded;
 
 /// How long a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the other end may take to hear why it is refused.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often it is listened to meanwhile.
-const MOST_READS: usize = 64;
 /// How many handshakes may go on at once; more wait in the kernel.
 const AT_ONCE: usize = 256;
 
@@ -169,11 +164,10 @@ pub(super) fn accept(listener: TcpListener, registry: Registry, config: Config) 
 async fn handshake(stream: TcpStream, address: SocketAddr, registry: Registry, acceptor: TlsAcceptor) -> Option<Connection> {
     // A connection that is gone by now fails at its first byte.
     let _gone = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(stream).into_fallible()).await {
+    let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((error, stream))) => {
+        Ok(Err(error)) => {
             tracing::info!(%address, %error, "handshake failed");
-            let_go(stream).await;
             return None;
         }
         Err(_) => {
@@ -195,24 +189,6 @@ async fn handshake(stream: TcpStream, address: SocketAddr, registry: Registry, a
         None => Guarded::open(stream),
     };
     Some(Accepted { io, peer: Peer { address, link: Link::Tls(serial) } })
-}
-
-/// Closes a connection so that the alert that was just sent arrives. A client speaks as soon as its own half of the handshake is done;
-/// a socket that is closed with unread bytes is reset, a reset takes along what the client has not read yet, and a revoked agent would
-/// try for ever without being told.
-async fn let_go(mut stream: TcpStream) {
-    let reading = async {
-        stream.shutdown().await?;
-        let mut dropped = [0; 4096];
-        for _ in 0..MOST_READS {
-            if stream.read(&mut dropped).await? == 0 {
-                break;
-            }
-        }
-        io::Result::Ok(())
-    };
-    // Whatever happens to it now, it is over.
-    let _over = tokio::time::timeout(LINGER, reading).await;
 }
 
 /// The other end has the certificate's key. An old certificate is now a sign that there are two who have it.
