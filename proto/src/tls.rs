@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -229,6 +231,9 @@ pub(crate) fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
     inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(of)
 }
 
+/// How long a server's first word is waited for.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+
 /// Makes connections to one controller, each resolved anew.
 #[derive(Clone)]
 pub(crate) struct Connector {
@@ -254,7 +259,14 @@ impl<U> tower_service::Service<U> for Connector {
         Box::pin(async move {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
-            Ok(TokioIo::new(tls.connect(name, stream).await?))
+            let mut stream = tls.connect(name, stream).await?;
+            // Whether our certificate counts is judged after our half of the handshake, and what we had sent by then would reset a
+            // connection that is refused, and the reason with it. A server of HTTP/2 speaks unasked (RFC 9113, 3.4); one behind
+            // something that does not is spoken to all the same.
+            if let Ok(begun) = tokio::time::timeout(FIRST_WORD, stream.fill_buf()).await {
+                begun?;
+            }
+            Ok(TokioIo::new(stream))
         })
     }
 }
