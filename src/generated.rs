@@ -297,6 +297,9 @@ mod tests {
                     let text = workflow(&project);
                     let overview = caisson_workflow::events(&text, FILE).unwrap();
                     assert_eq!(overview.jobs, ["test"], "{text}");
+                    let collecting = text.find("manage.py collectstatic --noinput");
+                    assert_eq!(collecting.is_some(), tests == Tests::Manage, "{text}");
+                    assert!(collecting.is_none_or(|at| at < text.rfind("- name: Test").unwrap()), "{text}");
                     let script = install(&project).join("\n");
                     let reading = caisson_controller::policy::install::read(
                         &format!("python -m venv .venv\n. .venv/bin/activate\n{script}\necho \"$PWD/.venv/bin\" >> \"$GITHUB_PATH\"\n"),

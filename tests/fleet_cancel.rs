@@ -183,3 +183,27 @@ fn a_drained_agent_leaves_in_peace() {
     assert_eq!(agent.wait().unwrap().code(), Some(0));
     assert!(fleet.on(&["agents", "--json"]).contains("\"state\":\"cordoned\""));
 }
+
+#[test]
+fn a_newer_run_of_a_group_ends_the_one_before_where_an_expression_says_so() {
+    let workflow = |ends: &str| {
+        format!(
+            "on: push\nconcurrency:\n  group: ${{{{ github.workflow }}}}-${{{{ github.event_name }}}}\n  cancel-in-progress: ${{{{ {ends} }}}}\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: sleep 600\n"
+        )
+    };
+    let state = |fleet: &Fleet, run: &str| fleet.show(run)["state"].as_str().unwrap().to_owned();
+    let fleet = Fleet::start(&workflow("github.event_name == 'push'"));
+    let first = fleet.submit();
+    until("the first runs", || state(&fleet, &first) == "running");
+    let second = fleet.submit();
+    until("the second runs", || state(&fleet, &second) == "running");
+    let shown = fleet.show(&first);
+    assert_eq!((shown["state"].as_str(), shown["outcome"].as_str()), (Some("finished"), Some("cancelled")), "{shown}");
+    // The control: where it says otherwise, the newer one waits.
+    let fleet = Fleet::start(&workflow("github.event_name == 'pull_request'"));
+    let first = fleet.submit();
+    until("the first runs", || state(&fleet, &first) == "running");
+    let second = fleet.submit();
+    until("what the second waits for is told", || fleet.on(&["explain", &second]).contains("concurrency"));
+    assert_eq!(state(&fleet, &first), "running");
+}

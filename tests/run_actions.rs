@@ -376,7 +376,8 @@ jobs:
       - uses: actions/cache@v4
         with: { path: kept, key: k }
       - run: mkdir -p kept/in && echo one > kept/in/first
-      - run: echo two > kept/in/second && mkdir -p kept/more
+      # Long enough for the next one's sandbox to be made meanwhile, if that is made ahead.
+      - run: for n in $(seq 5000); do echo "$n" > kept/in/.$n || exit 1; done; echo two > kept/in/second && mkdir -p kept/more
       - run: echo three > kept/more/third && cat kept/in/* kept/more/* | tr '\n' ' '
 "#,
     );

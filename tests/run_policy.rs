@@ -7,7 +7,7 @@ mod place;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 
-use place::Place;
+use place::{Place, Run};
 use serde_json::json;
 
 /// A web server on the host's loopback that answers every request with `there`.
@@ -51,7 +51,7 @@ fn a_step_reaches_nothing_unless_policy_names_it() {
     let place = Place::with(&asking(address));
     let closed = place.run(&[]);
     closed.expect(0);
-    let said = |run: &place::Run, line: &str| run.log("a").lines().any(|other| other == line);
+    let said = |run: &Run, line: &str| run.log("a").lines().any(|other| other == line);
     assert!(
         !said(&closed, "by proxy b'there'") && !said(&closed, "directly there") && said(&closed, "other did not"),
         "{}",
@@ -122,6 +122,37 @@ fn a_policy_in_the_checkout_counts_once_it_is_trusted_and_unchanged() {
 }
 
 #[test]
+fn an_environment_is_for_its_refs_and_keeps_its_secrets_to_itself() {
+    let job = |name: &str, environment: &str| {
+        format!(
+            "  {name}:\n    runs-on: ubuntu-latest\n{environment}    steps:\n      - run: echo \"host ${{{{ vars.HOST }}}}, ${{#KEY}} long\"\n        env: {{ KEY: '${{{{ secrets.DEPLOY_KEY }}}}' }}\n"
+        )
+    };
+    let place = Place::with(&format!("on: push\njobs:\n{}", job("inside", "    environment: production\n")));
+    let policy = |refs: &str| {
+        format!(
+            "[vars]\nHOST = 'dev'\n[secrets]\nallow = ['*']\n[[environment]]\nname = 'prod*'\nrefs = ['{refs}']\nsecrets = ['DEPLOY_*']\nvars = {{ HOST = 'www' }}\n"
+        )
+    };
+    let run = |place: &Place, refs: &str| {
+        std::fs::write(place.path().join("policy.toml"), policy(refs)).unwrap();
+        let words = ["run", "--json", "--policy", "../policy.toml", "--secret", "DEPLOY_KEY"];
+        Run::of(place.caisson(&words).env("DEPLOY_KEY", "abcdef").output().unwrap())
+    };
+    let there = run(&place, "refs/heads/*");
+    there.expect(0);
+    assert!(there.log("inside").contains("host www, 6 long"), "{}", there.told());
+    let elsewhere = run(&place, "refs/tags/v*");
+    elsewhere.expect(2);
+    assert!(elsewhere.errors.contains("only refs/tags/v* may use it"), "{}", elsewhere.errors);
+    // A job beside it has not the environment's secret.
+    let outside = Place::with(&format!("on: push\njobs:\n{}", job("outside", "")));
+    let refused = run(&outside, "refs/heads/*");
+    refused.expect(2);
+    assert!(refused.errors.contains("the secret DEPLOY_KEY belongs to environments"), "{}", refused.errors);
+}
+
+#[test]
 fn plan_says_which_step_may_reach_what_and_why() {
     let place = Place::with(
         "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - name: Install\n        run: pip install django\n      - name: Mixed\n        run: pip install x && pytest\n",
@@ -150,7 +181,7 @@ fn a_secret_is_there_for_the_step_that_names_it_and_nowhere_else() {
          - name: Unnamed\n        run: |\n          test -z \"$TOKEN\" && test ! -e /run/secrets/TOKEN && ! cat /proc/*/environ 2>/dev/null | grep -aq 'corr''ect-horse' && ! grep -rqs 'corr''ect-horse' /home /tmp && echo nothing here\n",
     );
     let mut command = place.caisson(&["run", "--json", "--secret", "token"]);
-    let run = place::Run::of(command.env("TOKEN", VALUE).output().unwrap());
+    let run = Run::of(command.env("TOKEN", VALUE).output().unwrap());
     run.expect(0);
     let log = run.log("a");
     assert!(log.contains(&format!("length {}", VALUE.len())) && log.contains("it is ***") && log.contains("nothing here"), "{log}");
