@@ -60,7 +60,7 @@ bench-django:
 
 # Coverage-guided fuzzing of what reads bytes of hostile making, each target for SECONDS, one after the other; what was found is kept in
 # fuzz/corpus and fuzz/artifacts. Stable Rust does: nothing but coverage is asked of the compiler. Needs a C++ compiler.
-fuzz seconds="600" targets="command_files commands masks expressions workflows specs":
+fuzz seconds="600" targets="archives command_files commands masks expressions workflows specs":
     #!/usr/bin/env bash
     set -euo pipefail
     host=$(rustc -vV | sed -n 's/^host: //p')

@@ -1,10 +1,10 @@
 //! What the jobs of a run kept, brought to this machine. The content was written by steps: only regular files and directories
 //! are taken out of it, each by its own name below the artifact's directory, and no link is followed.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::fs::DirBuilder;
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use caisson_model::artifact::{Artifact, refusal};
 use caisson_model::id::{Digest, RunId};
@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use sha2::{Digest as _, Sha256};
 
 use crate::report::Explained;
+use crate::unpack::{self, UnpackError};
 
 /// Where artifacts go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,107 +124,8 @@ async fn bring(client: &impl ClientApi, run: RunId, artifact: &Artifact, path: &
         return Err(ArtifactError::Unusable { name: artifact.name.clone(), reason: "its content is not what its digest says".to_owned() });
     }
     file.rewind().map_err(written)?;
-    unpack(file, path, &artifact.name)
-}
-
-/// Takes regular files out of a tar into a directory.
-fn unpack(archive: impl Read, base: &Path, name: &str) -> Result<(), ArtifactError> {
-    let written = |path: &Path| {
-        let (name, path) = (name.to_owned(), path.to_owned());
-        move |source| ArtifactError::Write { name, path, source }
-    };
-    let unusable = |reason: String| ArtifactError::Unusable { name: name.to_owned(), reason };
-    let mut archive = tar::Archive::new(archive);
-    for entry in archive.entries().map_err(|error| unusable(error.to_string()))? {
-        let mut entry = entry.map_err(|error| unusable(error.to_string()))?;
-        let inside = entry.path().map_err(|error| unusable(error.to_string()))?.into_owned();
-        let mut parts: Vec<&std::ffi::OsStr> = Vec::new();
-        for component in inside.components() {
-            match component {
-                Component::Normal(part) => parts.push(part),
-                Component::CurDir => {}
-                _ => return Err(unusable(format!("{} leads out of it", inside.display()))),
-            }
-        }
-        let kind = entry.header().entry_type();
-        let Some((last, parents)) = parts.split_last().filter(|_| kind.is_file()) else {
-            // Directories are made for the files in them; links and devices have no place here.
-            continue;
-        };
-        let mut directory = base.to_owned();
-        for part in parents {
-            directory.push(part);
-            match DirBuilder::new().mode(0o755).create(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // A link could lead anywhere; what was here before may hold one.
-                    if !directory.symlink_metadata().map_err(written(&directory))?.is_dir() {
-                        return Err(written(&directory)(io::ErrorKind::NotADirectory.into()));
-                    }
-                }
-                Err(error) => return Err(written(&directory)(error)),
-            }
-        }
-        let path = directory.join(last);
-        let executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).custom_flags(nix::libc::O_NOFOLLOW).mode(if executable { 0o755 } else { 0o644 });
-        let mut file: File = options.open(&path).map_err(written(&path))?;
-        io::copy(&mut entry, &mut file).map_err(written(&path))?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn archive(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (path, kind, content) in entries {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(*kind);
-            header.set_mode(0o4777);
-            header.set_size(content.len() as u64);
-            if kind.is_symlink() || kind.is_hard_link() {
-                header.set_link_name(std::str::from_utf8(content).unwrap()).unwrap();
-                header.set_size(0);
-            }
-            // By hand: the library itself refuses to write a path that climbs.
-            let bytes = path.as_bytes();
-            header.as_gnu_mut().unwrap().name[..bytes.len()].copy_from_slice(bytes);
-            header.set_cksum();
-            builder.append(&header, if kind.is_file() { *content } else { &[] }).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
-
-    #[test]
-    fn only_files_come_out_and_they_stay_below() {
-        use tar::EntryType as Kind;
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join("a");
-        std::fs::create_dir(&base).unwrap();
-        let good = archive(&[
-            ("d/", Kind::Directory, b""),
-            ("./d/x", Kind::Regular, b"1"),
-            ("l", Kind::Symlink, b"/etc/passwd"),
-            ("h", Kind::Link, b"/etc/passwd"),
-        ]);
-        unpack(&good[..], &base, "a").unwrap();
-        assert_eq!(std::fs::read(base.join("d/x")).unwrap(), b"1");
-        assert!(base.join("l").symlink_metadata().is_err() && base.join("h").symlink_metadata().is_err());
-        for path in ["../out", "d/../../out", "/out"] {
-            let bad = archive(&[(path, Kind::Regular, b"x")]);
-            assert!(unpack(&bad[..], &base, "a").is_err(), "{path}");
-        }
-        assert!(!dir.path().join("out").exists());
-        // What lies in the user's directory already may be a link of somebody's.
-        std::os::unix::fs::symlink(dir.path(), base.join("link")).unwrap();
-        std::os::unix::fs::symlink(dir.path().join("victim"), base.join("file")).unwrap();
-        assert!(unpack(&archive(&[("link/out", Kind::Regular, b"x")])[..], &base, "a").is_err());
-        assert!(unpack(&archive(&[("file", Kind::Regular, b"x")])[..], &base, "a").is_err());
-        assert!(!dir.path().join("out").exists() && !dir.path().join("victim").exists());
-    }
+    unpack::unpack(file, path).map_err(|error| match error {
+        UnpackError::Write { path, source } => ArtifactError::Write { name: artifact.name.clone(), path, source },
+        UnpackError::Unusable(reason) => ArtifactError::Unusable { name: artifact.name.clone(), reason },
+    })
 }

@@ -31,6 +31,7 @@ mod source;
 mod state;
 mod table;
 mod trust;
+mod unpack;
 mod view;
 
 use std::process::ExitCode;
