@@ -82,6 +82,7 @@ Examples:
   caisson run                                   every workflow that a push would start
   caisson run examples/polls                    those of another folder
   caisson run -W test.yml -j lint -j test       two jobs of one workflow, and what they need
+  caisson run -j test --matrix python-version=3.12   one row of its matrix
   caisson run -e workflow_dispatch --input verbose=true
   caisson run -e pull_request --base main       those that a pull request of what differs from main would start
   DEPLOY_TOKEN=... caisson run --secret DEPLOY_TOKEN
@@ -128,6 +129,9 @@ pub(crate) struct Selection {
     /// Job to run, with the jobs that it needs (repeatable)
     #[arg(short = 'j', long = "job", value_name = "JOB")]
     pub(crate) jobs: Vec<String>,
+    /// Only the cells of a matrix with this value; several values of a key are alternatives (repeatable)
+    #[arg(long = "matrix", value_name = "KEY=VALUE", value_parser = quantity::pair)]
+    pub(crate) matrix: Vec<(String, String)>,
     /// Event to act as [default: push where the workflow has it, else pull_request, workflow_dispatch, schedule]
     #[arg(short = 'e', long = "event", value_name = "EVENT")]
     pub(crate) event: Option<String>,

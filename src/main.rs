@@ -1,6 +1,7 @@
 //! The `caisson` command: composition of the other crates, and nothing else.
 
 mod artifacts;
+mod cells;
 mod chain;
 mod cli;
 mod clock;

@@ -7,6 +7,7 @@ use caisson_model::diagnostic::Diagnostic;
 use caisson_model::outcome::Fault;
 use caisson_model::run::{Submission, Texts};
 use caisson_workflow::Overview;
+use indexmap::IndexMap;
 
 use crate::cli::Selection;
 use crate::config::Environment;
@@ -209,6 +210,7 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
                     inputs: selection.inputs.iter().cloned().collect(),
                     env: selection.env.iter().cloned().collect(),
                     jobs: selection.jobs.iter().filter(|job| candidate.overview.jobs.contains(job)).cloned().collect(),
+                    matrix: cells(selection),
                     github,
                     source: None,
                     files: files.clone(),
@@ -241,6 +243,15 @@ pub(crate) fn choose(selection: &Selection, environment: &Environment) -> Result
         submissions.retain(|submission| !submission.jobs.is_empty());
     }
     Ok(Chosen { checkout, repository, submissions, notes, named, refused })
+}
+
+/// The cells that were asked for: the values of each key together.
+fn cells(selection: &Selection) -> IndexMap<String, Vec<String>> {
+    let mut cells: IndexMap<String, Vec<String>> = IndexMap::new();
+    for (key, value) in &selection.matrix {
+        cells.entry(key.clone()).or_default().push(value.clone());
+    }
+    cells
 }
 
 /// The files that changed since the commit that was named; `None` without one.
@@ -389,6 +400,7 @@ pub(crate) fn every(selection: &Selection, environment: &Environment) -> Result<
             inputs: selection.inputs.iter().cloned().collect(),
             env: selection.env.iter().cloned().collect(),
             jobs: selection.jobs.clone(),
+            matrix: cells(selection),
             files: files.clone(),
             ..Submission::default()
         })

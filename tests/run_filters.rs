@@ -105,3 +105,48 @@ fn finding_changes_executes_nothing_of_the_checkout() {
     assert_eq!(jobs(&place, &["--base", "main", "-W", "code.yml"]), ["code"]);
     assert!(!mark.exists());
 }
+
+/// `--matrix` runs the cells that were asked for, of matrices known at the start and of those that come from other jobs.
+#[test]
+fn a_matrix_value_picks_its_cells() {
+    let place = Place::with(
+        r#"on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    strategy:
+      matrix:
+        python: ['3.9', '3.10', 3.11]
+        db: [a, b]
+    steps: [{ run: echo test }]
+  list:
+    runs-on: ubuntu-latest
+    outputs: { items: '${{ steps.l.outputs.items }}' }
+    steps:
+      - id: l
+        run: echo 'items=["a","c"]' >> "$GITHUB_OUTPUT"
+  later:
+    needs: list
+    runs-on: ubuntu-latest
+    strategy: { matrix: { db: '${{ fromJSON(needs.list.outputs.items) }}' } }
+    steps: [{ run: echo later }]
+"#,
+    );
+    // Those that ran: a job with a matrix is shown by its own name until its cells are known.
+    let ran = |words: &[&str]| jobs(&place, words).into_iter().filter(|name| name == "list" || name.contains('(')).collect::<Vec<_>>();
+    let test = ["-j", "test", "--matrix"];
+    assert_eq!(ran(&[&test[..], &["python=3.10", "--matrix", "db=b"]].concat()), ["test (3.10, b)"]);
+    // Values of one key are alternatives, and a number is what the workflow's author wrote.
+    assert_eq!(
+        ran(&[&test[..], &["python=3.11", "--matrix", "python=3.9", "--matrix", "db=a"]].concat()),
+        ["test (3.11, a)", "test (3.9, a)"]
+    );
+    assert_eq!(ran(&["-j", "later", "--matrix", "db=c"]), ["later (c)", "list"]);
+    // A value that is nowhere would be a green run of nothing.
+    let wrong = place.run(&[&test[..], &["python=3.1"]].concat());
+    wrong.expect(2);
+    assert!(wrong.told().contains("its values are: 3.10, 3.11, 3.9"), "{}", wrong.told());
+    let plan = place.caisson(&["plan", "-j", "test", "--matrix", "python=3.9"]).output().unwrap();
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(plan.contains("test (3.9, b)") && !plan.contains("3.10"), "{plan}");
+}

@@ -24,7 +24,7 @@ use crate::learn::{self, LearnError};
 use crate::report::{self, Exit, Failure};
 use crate::source::{self, Snapshot};
 use crate::state::State;
-use crate::{machine, mirror, plans, policy_file, sandboxing, selection, view};
+use crate::{cells, machine, mirror, plans, policy_file, sandboxing, selection, view};
 
 /// Sandboxes kept ready: steps follow each other at once.
 const WARM: usize = 2;
@@ -91,7 +91,9 @@ fn prepare(arguments: cli::Run, config: &Config, environment: &Environment, laun
     // All of them before the first is submitted: a command either runs everything that it names or nothing.
     let (submissions, refused) = (chosen.submissions, chosen.refused);
     let known: BTreeSet<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
-    let (submissions, refused) = plans::admit(submissions, refused, chosen.named, &policy.rules, &mirror::read(config)?, &known)?;
+    let mirrored = mirror::read(config)?;
+    cells::check(&submissions, &policy.rules, &mirrored)?;
+    let (submissions, refused) = plans::admit(submissions, refused, chosen.named, &policy.rules, &mirrored, &known)?;
     let refused = refused.map(Failure::from);
     refused.iter().for_each(|refused| report::say(&refused.render()));
     let state = State::of_checkout(&config.state_dir.value, &chosen.checkout)?;

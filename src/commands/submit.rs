@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use caisson_controller::mirror::Mirror;
+use caisson_controller::policy::Rules;
 use caisson_model::run::Submission;
 
 use crate::artifacts::Destination;
+use crate::cells;
 use crate::cli;
 use crate::commands::{runtime, surroundings};
 use crate::config::Places;
@@ -28,6 +31,7 @@ pub(crate) fn run(arguments: cli::Submit) -> Result<Exit, Failure> {
         report::note("nothing runs: the filters of `on:` keep every workflow back");
         return Ok(Exit::PASSED);
     }
+    cells::check(&chosen.submissions, &Rules::default(), &Mirror::default())?;
     let state = State::of_checkout(&places.state.join("submit"), &chosen.checkout)?;
     let snapshot = source::pack(&chosen.checkout, chosen.repository.as_ref(), &state.scratch)?;
     snapshot.notes.iter().for_each(|note| report::note(note));

@@ -21,6 +21,9 @@ pub fn expand(job: &PlannedJob, ready: &Ready) -> Result<Expansion, Diagnostic> 
         return Ok(Expansion::Skipped { reason });
     }
     let Evaluated { cells, fail_fast, max_parallel } = needs.strategy()?;
+    if cells.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(Expansion::Skipped { reason: "none of its matrix's cells was asked for".to_owned() });
+    }
     let total = cells.as_ref().map_or(1, Vec::len) as u32;
     let cells: Vec<Option<Cell>> = match cells {
         Some(cells) => cells.into_iter().map(Some).collect(),

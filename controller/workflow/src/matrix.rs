@@ -1,5 +1,6 @@
 //! A matrix to its cells: the product of its vectors, less `exclude`, plus `include`, as the language documents it.
 
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 /// How many vectors a matrix may have: together with the number of cells this bounds the work.
@@ -51,6 +52,13 @@ pub enum MatrixError {
     /// Nothing is left to run.
     #[error("the matrix has no cells")]
     Empty,
+}
+
+/// Keeps the cells that were asked for: each key that a cell has must have one of the values that are wanted of it, as text. Keys that
+/// a cell does not have say nothing about it.
+pub fn choose(cells: &mut Vec<Cell>, only: &IndexMap<String, Vec<String>>) {
+    let text = |value: &Value| caisson_expr::Value::from_json(value).to_text();
+    cells.retain(|cell| only.iter().all(|(key, wanted)| get(cell, key).is_none_or(|value| wanted.contains(&text(value)))));
 }
 
 /// The cells of a matrix whose expressions are evaluated, in the documented order: the last vector varies fastest, then

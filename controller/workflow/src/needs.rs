@@ -129,7 +129,7 @@ impl Context for JobStatus<'_> {
     }
 }
 
-/// A job's `strategy:` with its values.
+/// A job's `strategy:` with its values. No cells are left where none of them was asked for.
 pub(crate) struct Evaluated {
     pub(crate) cells: Option<Vec<Cell>>,
     pub(crate) fail_fast: bool,
@@ -177,7 +177,10 @@ impl Needs<'_> {
         let cells = match self.evaluated(&strategy.matrix, &self.contexts, "strategy.matrix")? {
             Json::Null => None,
             matrix => {
-                Some(matrix::expand(&matrix, self.job.max_cells).map_err(|error| self.finding("strategy.matrix", error.to_string()))?)
+                let mut cells =
+                    matrix::expand(&matrix, self.job.max_cells).map_err(|error| self.finding("strategy.matrix", error.to_string()))?;
+                matrix::choose(&mut cells, &strategy.only);
+                Some(cells)
             }
         };
         Ok(Evaluated { cells, fail_fast, max_parallel })

@@ -280,7 +280,12 @@ impl Planner<'_> {
         }
         let strategy = job.get("strategy").map(|strategy| {
             let part = |key: &str| strategy.get(key).map(Node::to_json).unwrap_or_default();
-            PlannedStrategy { matrix: part("matrix"), fail_fast: part("fail-fast"), max_parallel: part("max-parallel") }
+            PlannedStrategy {
+                matrix: part("matrix"),
+                fail_fast: part("fail-fast"),
+                max_parallel: part("max-parallel"),
+                only: self.submission.matrix.clone(),
+            }
         });
         PlannedJob {
             key: JobKey(key.to_owned()),

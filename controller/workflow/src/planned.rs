@@ -70,6 +70,9 @@ pub struct PlannedStrategy {
     pub fail_fast: Value,
     /// `max-parallel:`; null without one.
     pub max_parallel: Value,
+    /// Which cells were asked for: for each key that the matrix has, one of these values as text; empty for all.
+    #[serde(default)]
+    pub only: IndexMap<String, Vec<String>>,
 }
 
 /// `concurrency:` of a workflow or job.

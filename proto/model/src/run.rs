@@ -28,6 +28,8 @@ pub struct Submission {
     pub env: IndexMap<String, String>,
     /// Keys of the jobs to run, with what they need; empty for all.
     pub jobs: Vec<String>,
+    /// Which cells of a matrix are run: for each key that it has, one of these values as text; empty for all.
+    pub matrix: IndexMap<String, Vec<String>>,
     /// What is known of the checkout: the fields of the `github` context that come from it
     /// (`repository`, `ref`, `ref_name`, `ref_type`, `sha`, `actor`, `head_ref`, `base_ref`, `event` ...). An object.
     pub github: Value,

@@ -423,6 +423,7 @@ impl Tape {
             files: self.table(),
             priority: self.int() as i32,
             changes: self.maybe(|tape| tape.many(Tape::text)),
+            matrix: self.many(|tape| (tape.text(), tape.many(Tape::text))).into_iter().collect(),
         }
     }
     fn submit_answer(&mut self) -> Result<Submitted, ApiError> {

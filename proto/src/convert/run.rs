@@ -40,6 +40,7 @@ impl Cross for Submission {
             files: self.files.out(),
             priority: self.priority,
             changes: self.changes.map(|paths| wire::Changes { paths }),
+            matrix: self.matrix.into_iter().map(|(key, values)| wire::Choice { key, values }).collect(),
         }
     }
 
@@ -56,6 +57,7 @@ impl Cross for Submission {
             files: field(wire.files, "files")?,
             priority: wire.priority,
             changes: wire.changes.map(|changes| changes.paths),
+            matrix: wire.matrix.into_iter().map(|choice| (choice.key, choice.values)).collect(),
         })
     }
 }
