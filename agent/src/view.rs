@@ -3,6 +3,8 @@
 //! `/srv`, `/opt`, no socket.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use caisson_sandbox::host::Mode;
 use caisson_sandbox::spec::{Access, HostOwner, Mount, SeenAs, Upper};
@@ -51,6 +53,13 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// Files of `/etc` up to this size are copied into the sandbox's root, which costs less than a mount each.
 const SMALL: u64 = 32 << 10;
 
+/// How long a look at `/etc` is good for: steps come in crowds, and each is described twice. What changes there meanwhile is seen by
+/// the next one, as if that had changed a moment later.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The last look at `/etc`, and when it was.
+static SEEN: Mutex<Option<(Instant, Vec<Mount>)>> = Mutex::new(None);
+
 /// The mounts of the system view. Looks at the host's disk to see what is there.
 pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
     let mut mounts = Vec::new();
@@ -77,14 +86,25 @@ pub fn mounts(host: &HostRules, system: &System) -> Vec<Mount> {
         return mounts;
     }
     mounts.push(Mount::Directory { target: "/etc".into(), mode: 0o755 });
-    for pattern in &ETC {
-        mounts.extend(matching(pattern).iter().filter_map(|path| entry(path)));
-    }
+    mounts.extend(etc());
     for (target, content) in own_files() {
         mounts.push(Mount::File { target: target.into(), content: content.into(), mode: 0o644 });
     }
     mounts.extend(shown_paths(host));
     mounts
+}
+
+/// The entries of the host's `/etc`, as they were a moment ago.
+fn etc() -> Vec<Mount> {
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*seen {
+        Some((at, mounts)) if at.elapsed() < FRESH => mounts.clone(),
+        _ => {
+            let mounts: Vec<Mount> = matching(&ETC).iter().filter_map(|path| entry(path)).collect();
+            *seen = Some((Instant::now(), mounts.clone()));
+            mounts
+        }
+    }
 }
 
 /// Further paths of the host that every step sees.

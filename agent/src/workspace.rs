@@ -62,6 +62,7 @@ pub struct Workspace {
 const HOME: &str = "home";
 const TOOLS: &str = "tools";
 const LAYERS: &str = "layers";
+const STEPS: &str = "steps";
 
 impl Workspace {
     /// Makes `base`, which must not exist, and everything in it. `identity` is the strongest that a step of the job is granted;
@@ -79,9 +80,7 @@ impl Workspace {
             |path: PathBuf, mode| std::fs::DirBuilder::new().mode(mode).create(&path).map_err(|source| OpenError::Own { path, source });
         own(base.clone(), 0o700)?;
         let workspace = Workspace { launcher: launcher.clone(), base, claim, identity, closed: false };
-        own(workspace.spool(), 0o700)?;
-        own(workspace.base.join("steps"), 0o700)?;
-        own(workspace.base.join(LAYERS), 0o700)?;
+        own(workspace.base.join(STEPS), 0o700)?;
         let directory = |name: &str, id| AreaDirectory { name: name.to_owned(), uid: id, gid: id, mode: 0o755 };
         let area = workspace.area();
         let ids = workspace.claim.as_ref().map(IdClaim::range);
@@ -106,9 +105,9 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Where blobs are kept on their way.
+    /// Where blobs are kept on their way, in files without a name.
     pub fn spool(&self) -> PathBuf {
-        self.base.join("spool")
+        self.base.clone()
     }
 
     /// The host ids of the attempt's sandboxes.
@@ -131,7 +130,10 @@ impl Workspace {
 
     /// What counts against the job's disk limit as a whole, whichever step wrote it.
     pub fn counted(&self) -> Vec<PathBuf> {
-        vec![self.area(), self.base.join("steps"), self.base.join(LAYERS)]
+        let mut counted = vec![self.area(), self.base.join(STEPS)];
+        // Most jobs have none.
+        counted.extend(Some(self.base.join(LAYERS)).filter(|layers| layers.exists()));
+        counted
     }
 
     /// The job's directories, as every step sees them: its home (in which the checkout and `RUNNER_TEMP` lie) and the tool cache.
@@ -150,10 +152,9 @@ impl Workspace {
     /// # Errors
     /// The files cannot be made.
     pub fn step_files(&self, number: u32) -> io::Result<StepFiles> {
-        let directory = self.base.join("steps").join(number.to_string());
-        std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let directory = self.base.join(STEPS);
         let make = |name: &str| {
-            let path = directory.join(name);
+            let path = directory.join(format!("{number}-{name}"));
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             // The step's user owns nothing outside; the directory around is closed to all but the agent.
             file.set_permissions(std::fs::Permissions::from_mode(0o666))?;
@@ -182,8 +183,13 @@ impl Workspace {
     }
 
     /// Where the changes of a layer go: a directory that the launcher makes and removes.
-    pub fn layer(&self, number: usize) -> PathBuf {
-        self.base.join(LAYERS).join(number.to_string())
+    ///
+    /// # Errors
+    /// The directory around it cannot be made.
+    pub fn layer(&self, number: usize) -> io::Result<PathBuf> {
+        let layers = self.base.join(LAYERS);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&layers)?;
+        Ok(layers.join(number.to_string()))
     }
 
     /// What fills the job's own system directories, if it has any.

@@ -1,5 +1,5 @@
 //! Directories that belong to a job's ids: made and removed on the privileged side, since the caller's own ids can
-//! neither give files away nor remove what a step left. Runs in a process of its own: removing may take long.
+//! neither give files away nor remove what a step left. Removing more than a little runs in a process of its own: it may take long.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode as FileMode, fchmodat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode as FileMode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use crate::error::{Failure, Stage};
@@ -18,6 +18,12 @@ use crate::userns::IdMap;
 
 /// How deep one round goes: a descriptor is open per level.
 const DEPTH: usize = 128;
+/// What a small tree has at most: entries, levels, and blocks of 512 bytes of each file.
+const SMALL: usize = 32;
+/// As above.
+const SMALL_DEPTH: usize = 8;
+/// As above.
+const SMALL_BLOCKS: i64 = 128;
 
 /// Makes an area.
 pub(crate) fn create(
@@ -88,6 +94,60 @@ pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
     // What lies too deep is hung up under the top and found there in the next round.
     while !empty(&top, &top, DEPTH, &mut lifted).map_err(failed)? {}
     unlinkat(&parent, name, UnlinkatFlags::RemoveDir).map_err(failed)
+}
+
+/// Removes a tree that is small, as those of most jobs are; `false` when it turns out to be larger, and then part of it is left.
+/// What this does takes no longer than forking a process for it.
+///
+/// # Errors
+/// As [`remove`].
+pub(crate) fn remove_small(path: &Path) -> Result<bool, Failure> {
+    let failed = |errno| Failure::new(Stage::Area, path.display().to_string(), errno);
+    let (parent, name) = match parent(path) {
+        Err(failure) if failure.errno == libc::ENOENT => return Ok(true),
+        result => result?,
+    };
+    let top = match open(&parent, name) {
+        Err(Errno::ENOENT) => return Ok(true),
+        result => result.map_err(failed)?,
+    };
+    let mut left = SMALL;
+    if !empty_small(&top, &mut left, SMALL_DEPTH).map_err(failed)? {
+        return Ok(false);
+    }
+    unlinkat(&parent, name, UnlinkatFlags::RemoveDir).map_err(failed)?;
+    Ok(true)
+}
+
+/// Empties a directory of at most so many entries; `false` when there are more, or one that may take long.
+fn empty_small(directory: &OwnedFd, left: &mut usize, depth: usize) -> Result<bool, Errno> {
+    let mut entries = Dir::openat(directory, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, FileMode::empty())?;
+    let mut names = Vec::new();
+    for entry in entries.iter() {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let Some(fewer) = left.checked_sub(1) else { return Ok(false) };
+        *left = fewer;
+        names.push(entry.file_name().to_owned());
+    }
+    for name in names {
+        let stat = fstatat(directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            // To free much takes long.
+            if stat.st_blocks > SMALL_BLOCKS {
+                return Ok(false);
+            }
+            unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
+            continue;
+        }
+        if depth == 0 || !empty_small(&open(directory, name.as_c_str())?, left, depth - 1)? {
+            return Ok(false);
+        }
+        unlinkat(directory, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+    }
+    Ok(true)
 }
 
 /// Empties a directory; `false` when something was lifted to `top`, which is then not empty.

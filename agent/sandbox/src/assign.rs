@@ -10,7 +10,6 @@ use crate::handshake::{self, Order};
 use crate::hierarchy::Controller;
 use crate::netns::{self, Furnished};
 use crate::notices::Notices;
-use crate::onlooker;
 use crate::plan::{Instruction, Plan, Rlimit};
 use crate::protection::{Missing, Protection};
 use crate::refused::Refused;
@@ -22,6 +21,7 @@ use crate::sockets::Opening;
 use crate::sources::{self, Context, Opened};
 use crate::spec::{Limits, Mount, Refusals, Spec, Upper};
 use crate::userns::IdMap;
+use crate::vigil::Vigil;
 
 /// Bytes of /dev/shm where the spec says nothing.
 const SHM_SIZE: u64 = 256 << 20;
@@ -49,9 +49,9 @@ impl Server {
         };
         let (mut enforced, mut missing) = (verdict.enforced, verdict.missing);
         match self.assign(&slot, spec, filter, purpose, &mut missing) {
-            Ok(Assigned { memory, disk, sockets, awaited }) => {
+            Ok(Assigned { memory, disk, sockets, vigil, awaited }) => {
                 enforced.retain(|protection| missing.iter().all(|missing| missing.protection != *protection));
-                Ok(Next { slot, memory, disk, refused, limits, enforced, missing, sockets, arrived, awaited })
+                Ok(Next { slot, memory, disk, refused, limits, enforced, missing, sockets, vigil, arrived, awaited })
             }
             Err(failure) => {
                 slot.kill();
@@ -148,15 +148,13 @@ impl Server {
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         handshake::send_now(slot.socket.as_fd(), &Order::Build { at_once: given.is_some(), files: files.is_some() }, &descriptors)
             .map_err(|errno| Failure::new(Stage::Release, "", errno))?;
-        // Beside what init does: packets are held from now on, and wait for whoever looks.
-        if let Some(held) = held
-            && let Ok((ours, theirs)) = handshake::pair()
-            && let Ok(helper) = netns::within(&slot.network, || onlooker::fork(theirs.as_fd(), slot.pid, Some(held)))
-        {
-            self.helpers.push(helper);
-            sockets.push((Opening::Onlooker, ours));
+        // Packets are held from now on, and wait for whoever looks.
+        let mut vigil = None;
+        if let Some((held, asking)) = held.and_then(|held| Vigil::new(held).ok()) {
+            sockets.push((Opening::Onlooker, asking));
+            vigil = Some(held);
         }
-        Ok(Assigned { memory: notices, disk, sockets, awaited })
+        Ok(Assigned { memory: notices, disk, sockets, vigil, awaited })
     }
 }
 
@@ -165,6 +163,7 @@ struct Assigned {
     memory: Option<Notices>,
     disk: Watch,
     sockets: Vec<(Opening, OwnedFd)>,
+    vigil: Option<Vigil>,
     awaited: Option<Awaited>,
 }
 

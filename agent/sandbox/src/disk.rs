@@ -117,16 +117,24 @@ impl Watch {
             return Ok(watch);
         }
         for path in &limits.counted {
-            let last = known.get(path).copied().unwrap_or(Remembered::empty(now));
-            watch.trees.push(Tree::open(path, Some(Use::default()), last)?);
-            if !known.contains_key(path) {
-                watch.stale = now;
+            let last = known.get(path).copied();
+            let mut tree = Tree::open(path, Some(Use::default()), last.unwrap_or(Remembered::empty(now)))?;
+            if last.is_none() {
+                match measure::glance(tree.file.as_fd()) {
+                    Some(found) => (tree.last, tree.looked) = (found, true),
+                    None => watch.stale = now,
+                }
             }
+            watch.trees.push(tree);
         }
         for path in written {
             if !limits.counted.iter().any(|counted| path.starts_with(counted)) && watch.trees.iter().all(|tree| tree.path != *path) {
-                watch.trees.push(Tree::open(path, None, Remembered::empty(now))?);
-                watch.stale = now;
+                let mut tree = Tree::open(path, None, Remembered::empty(now))?;
+                match measure::glance(tree.file.as_fd()) {
+                    Some(found) => (tree.before, tree.last, tree.looked) = (Some(found), found, true),
+                    None => watch.stale = now,
+                }
+                watch.trees.push(tree);
             }
         }
         if watch.reaches(watch.estimate()) {

@@ -23,6 +23,11 @@ use crate::sys::{self, Forked, Inherit};
 /// How deep one walk goes; a descriptor is open per level. What lies deeper counts as a whole file system too much.
 const DEPTH: usize = 400;
 
+/// How many entries are looked at without a process for it.
+const GLANCE: usize = 32;
+/// How directories are opened.
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
 /// hugetlbfs, which memory limits count.
 const HUGETLBFS: FsType = FsType(0x9584_58f6);
 
@@ -131,6 +136,38 @@ fn walk(trees: &[BorrowedFd<'_>], socket: BorrowedFd<'_>, init: Pid) -> Result<(
     }
     measured.nameless = nameless(init);
     handshake::send(socket.as_fd(), &measured, &[])
+}
+
+/// What a small tree holds, looked at here and now; `None` where a walk is needed. What another writes meanwhile may be missed, as by
+/// any walk.
+pub(crate) fn glance(tree: BorrowedFd<'_>) -> Option<Use> {
+    let (mut sum, mut seen, mut left) = (Use::default(), HashSet::new(), GLANCE);
+    let top = fstat(tree).ok()?;
+    if top.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        count_in(&top, &mut seen, &mut sum);
+        return Some(sum);
+    }
+    let mut next = vec![nix::fcntl::openat(tree, c".", DIRECTORY, Mode::empty()).ok()?];
+    while let Some(directory) = next.pop() {
+        let own = nix::unistd::dup(&directory).ok()?;
+        let mut entries = Dir::from_fd(directory).ok()?;
+        for entry in entries.iter().flatten() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            left = usize::checked_sub(left, 1)?;
+            let stat = fstatat(&own, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+            if stat.st_dev != top.st_dev {
+                continue;
+            }
+            count_in(&stat, &mut seen, &mut sum);
+            if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+                next.push(nix::fcntl::openat(&own, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()).ok()?);
+            }
+        }
+    }
+    Some(sum)
 }
 
 /// A file with several names counts once.

@@ -50,12 +50,35 @@ pub(crate) struct Plan {
 /// One thing of the file tree, in order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Build {
-    Attach { target: PathBuf, tree: usize, directory: bool },
-    Tmpfs { target: PathBuf, size: u64, inodes: u64, mode: u32 },
-    Directory { target: PathBuf, mode: u32 },
-    File { target: PathBuf, content: Vec<u8>, mode: u32 },
-    Symlink { target: PathBuf, to: PathBuf },
-    System { target: PathBuf, what: SystemEntry },
+    Attach {
+        target: PathBuf,
+        tree: usize,
+        directory: bool,
+    },
+    Tmpfs {
+        target: PathBuf,
+        size: u64,
+        inodes: u64,
+        mode: u32,
+    },
+    Directory {
+        target: PathBuf,
+        mode: u32,
+    },
+    File {
+        target: PathBuf,
+        #[serde(with = "crate::octets")]
+        content: Vec<u8>,
+        mode: u32,
+    },
+    Symlink {
+        target: PathBuf,
+        to: PathBuf,
+    },
+    System {
+        target: PathBuf,
+        what: SystemEntry,
+    },
 }
 
 impl Build {

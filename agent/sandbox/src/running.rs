@@ -23,6 +23,7 @@ use crate::spec::{Identity, Limits, SecretFile};
 use crate::sys;
 use crate::userns::IdMap;
 use crate::victim::Watcher;
+use crate::vigil::{Turn, Vigil};
 
 /// How long a step runs before it is worth the price of being warned when its memory gets short.
 const SETTLED: Duration = Duration::from_millis(20);
@@ -53,6 +54,7 @@ pub(crate) struct Next {
     pub enforced: Vec<Protection>,
     pub missing: Vec<Missing>,
     pub sockets: Vec<(Opening, OwnedFd)>,
+    pub vigil: Option<Vigil>,
     pub arrived: Instant,
     pub awaited: Option<Awaited>,
 }
@@ -88,6 +90,7 @@ impl Next {
             enforced: self.enforced,
             missing: self.missing,
             sockets: self.sockets,
+            vigil: self.vigil,
             arrived: self.arrived,
             awaited: self.awaited,
             spoiled: false,
@@ -95,6 +98,7 @@ impl Next {
             deadline: None,
             cause: None,
             reports: true,
+            stirred: true,
         }
     }
 }
@@ -127,6 +131,8 @@ pub(crate) struct Sandbox {
     enforced: Vec<Protection>,
     missing: Vec<Missing>,
     sockets: Vec<(Opening, OwnedFd)>,
+    /// Until the first connection or question.
+    vigil: Option<Vigil>,
     arrived: Instant,
     /// While it has no program.
     awaited: Option<Awaited>,
@@ -138,6 +144,8 @@ pub(crate) struct Sandbox {
     cause: Option<Cause>,
     /// Whether init can still say something.
     reports: bool,
+    /// Whether something has happened that it has not looked at. A new one has all before it.
+    pub stirred: bool,
 }
 
 impl Sandbox {
@@ -152,6 +160,7 @@ impl Sandbox {
             watched.extend(self.reports.then(|| input(self.slot.socket.as_fd())));
             watched.extend(self.refused.iter().filter_map(Refused::watched).map(input));
             watched.extend(self.memory.iter().flat_map(Notices::watched));
+            watched.extend(self.vigil.iter().flat_map(Vigil::watched).map(input));
         }
         watched
     }
@@ -192,6 +201,19 @@ impl Sandbox {
         // Until the warning can come, this look is what there is. Without it a message may not know who was killed.
         self.victims.look(&self.slot.group.processes());
         self.slot.group.warn(notices, limit).ok().flatten()
+    }
+
+    /// Has its connections looked at as soon as there is one; the process that does.
+    pub(crate) fn be_watched(&mut self) -> Option<(Pid, OwnedFd)> {
+        match self.vigil.as_ref()?.turn() {
+            Turn::Quiet => None,
+            Turn::Over => {
+                self.vigil = None;
+                None
+            }
+            // One that cannot be forked leaves nobody who looks: then packets pass.
+            Turn::Begun => self.vigil.take()?.look(&self.slot.network, self.slot.pid).ok(),
+        }
     }
 
     /// Kills all of it; the first cause stays.

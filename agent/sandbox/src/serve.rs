@@ -149,6 +149,7 @@ impl Server {
                 self.closing.iter().for_each(Slot::kill);
                 for sandbox in &mut self.running {
                     sandbox.stop(Cause::Killed);
+                    sandbox.stirred = true;
                 }
             }
             self.overtaken();
@@ -215,13 +216,16 @@ impl Server {
         Ok(if self.warden.is_some() { slot.hold_mounts() } else { slot })
     }
 
-    /// Blocks until something can be done.
-    fn wait(&self, socket: Option<&OwnedFd>) {
+    /// Blocks until something can be done, and marks the sandboxes that something has happened to.
+    fn wait(&mut self, socket: Option<&OwnedFd>) {
         let input = |fd| (fd, PollFlags::POLLIN);
         let mut watched: Vec<(BorrowedFd<'_>, PollFlags)> = Vec::new();
         watched.extend(socket.map(AsFd::as_fd).map(input));
+        let first = watched.len();
+        let mut ends = Vec::with_capacity(self.running.len());
         for sandbox in &self.running {
             watched.extend(sandbox.watched());
+            ends.push(watched.len());
         }
         watched.extend(self.wanted.iter().map(|wanted| input(wanted.answer.as_fd())));
         watched.extend(self.closing.iter().chain(&self.warm).map(|slot| input(slot.pidfd.as_fd())));
@@ -243,8 +247,17 @@ impl Server {
                 PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
             }
         };
-        // EINTR and errors alike: everything is looked at again.
-        let _ = poll(&mut waits, timeout);
+        let count = poll(&mut waits, timeout);
+        let mut begin = first;
+        let mut stirred = Vec::with_capacity(ends.len());
+        for end in ends {
+            // EINTR and errors alike: everything is looked at again.
+            stirred.push(count.is_err() || waits[begin..end].iter().any(|wait| wait.any() != Some(false)));
+            begin = end;
+        }
+        for (sandbox, stirred) in self.running.iter_mut().zip(stirred) {
+            sandbox.stirred |= stirred;
+        }
     }
 
     /// Takes all requests that are there; `false` when the callers are gone.
@@ -283,11 +296,18 @@ impl Server {
             Request::CreateArea { path, directories, ids } => {
                 let (mode, default) = (self.standing.mode, self.setup.ids);
                 self.known.insert(path.clone(), Remembered::empty(arrived));
-                self.help(&answer, || area::create(&path, &directories, mode, default, ids));
+                // A few directories: less work than a process for them.
+                let result = area::create(&path, &directories, mode, default, ids).map_err(Into::into);
+                let _ = handshake::send_now(answer.as_fd(), &Answer::Area(result), &[]);
             }
             Request::RemoveArea { path } => {
-                self.known.remove(&path);
-                self.help(&answer, || area::remove(&path));
+                // Beside it lies what is counted with it and goes with it.
+                self.known.retain(|known, _| *known != path && known.parent() != path.parent());
+                match area::remove_small(&path) {
+                    Ok(true) => drop(handshake::send_now(answer.as_fd(), &Answer::Area(Ok(())), &[])),
+                    // What went wrong is found again, and told.
+                    Ok(false) | Err(_) => self.help(&answer, || area::remove(&path)),
+                }
             }
             Request::Look { init } => {
                 // Without one the asker sees the end of file, and goes without.
@@ -322,8 +342,14 @@ impl Server {
     fn advance(&mut self, now: Instant) {
         let mut kept = Vec::with_capacity(self.running.len());
         for mut sandbox in std::mem::take(&mut self.running) {
+            // Looking costs several calls each, and most loops are about one of them.
+            if !std::mem::take(&mut sandbox.stirred) && sandbox.next().is_none_or(|next| next > now) {
+                kept.push(sandbox);
+                continue;
+            }
             sandbox.advance(now, &mut self.known);
             self.helpers.extend(sandbox.be_warned(now));
+            self.helpers.extend(sandbox.be_watched());
             match sandbox.phase {
                 Phase::Dead => self.let_go(sandbox.slot),
                 _ => kept.push(sandbox),

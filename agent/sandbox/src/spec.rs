@@ -227,6 +227,7 @@ pub enum Mount {
         /// Where.
         target: PathBuf,
         /// The bytes.
+        #[serde(with = "crate::octets")]
         content: Vec<u8>,
         /// Mode.
         mode: u32,
@@ -259,6 +260,7 @@ pub enum SystemEntry {
     /// A file.
     File {
         /// The bytes.
+        #[serde(with = "crate::octets")]
         content: Vec<u8>,
         /// Mode.
         mode: u32,
@@ -369,6 +371,7 @@ pub struct GivenFile {
     /// Where it is: an absolute path inside.
     pub target: PathBuf,
     /// The bytes.
+    #[serde(with = "crate::octets")]
     pub content: Vec<u8>,
     /// Mode.
     pub mode: u32,
@@ -385,7 +388,7 @@ pub struct SecretFile {
 
 /// Bytes that are never shown by `Debug` and are overwritten when dropped.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecretValue(Vec<u8>);
+pub struct SecretValue(#[serde(with = "crate::octets")] Vec<u8>);
 
 impl SecretValue {
     /// Takes the bytes over.

@@ -83,7 +83,7 @@ impl<A: AgentApi> Course<'_, A> {
     /// The [`Halt`] that ends the step.
     pub(super) async fn add_layer(&mut self, tree: &Tree, below: &str, target: &str) -> Result<(), Halt> {
         let number = self.attempt.layers.len();
-        let upper = self.attempt.workspace.layer(number);
+        let upper = self.attempt.workspace.layer(number).map_err(|error| disk("a layer could not be made", &error))?;
         let (launcher, ids, at) = (self.attempt.launcher.clone(), self.attempt.workspace.ids(), upper.clone());
         let range = match ids {
             caisson_sandbox::spec::Ids::Range(range) => Some(range),

@@ -40,13 +40,24 @@ pub(super) const ETC: [&str; 33] = [
     "xml",
 ];
 
-/// The entries of `/etc` that one pattern of [`ETC`] means.
-pub(super) fn matching(pattern: &str) -> Vec<PathBuf> {
-    let Some(prefix) = pattern.strip_suffix('*') else { return vec![Path::new("/etc").join(pattern)] };
-    let names = std::fs::read_dir("/etc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
-    names.sort();
-    names.iter().map(|name| Path::new("/etc").join(name)).collect()
+/// The entries of `/etc` that patterns like those of [`ETC`] mean, in their order.
+pub(super) fn matching<'p>(patterns: impl IntoIterator<Item = &'p &'p str>) -> Vec<PathBuf> {
+    let mut names: Option<Vec<String>> = None;
+    let mut paths = Vec::new();
+    for pattern in patterns {
+        let Some(prefix) = pattern.strip_suffix('*') else {
+            paths.push(Path::new("/etc").join(pattern));
+            continue;
+        };
+        let names = names.get_or_insert_with(|| {
+            let found = std::fs::read_dir("/etc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let mut names: Vec<String> = found.collect();
+            names.sort();
+            names
+        });
+        paths.extend(names.iter().filter(|name| name.starts_with(prefix)).map(|name| Path::new("/etc").join(name)));
+    }
+    paths
 }
 
 /// The directory that holds what a job writes to one of the system directories, below the one of the overlay.

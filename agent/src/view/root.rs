@@ -65,10 +65,8 @@ pub(super) fn mounts(upper: &Upper) -> Vec<Mount> {
         }
     }
     accounts(&mut mounts);
-    for pattern in ETC.iter().chain(&ETC_OF_ROOT) {
-        for path in matching(pattern) {
-            copy(&mut mounts, &path);
-        }
+    for path in matching(ETC.iter().chain(&ETC_OF_ROOT)) {
+        copy(&mut mounts, &path);
     }
     for (name, mode) in VAR {
         entry(&mut mounts, Path::new("/var").join(name), SystemEntry::Directory { mode });
