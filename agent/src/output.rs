@@ -98,6 +98,16 @@ impl<A: AgentApi> Output<A> {
         self.write(&masked).await;
     }
 
+    /// Writes lines of caisson's own, all at once.
+    pub async fn say_all(&mut self, lines: impl IntoIterator<Item = impl AsRef<str>>) {
+        let mut masked = Vec::new();
+        for line in lines {
+            masked.extend(self.masker.mask(line.as_ref().as_bytes()));
+            masked.push(b'\n');
+        }
+        self.write(&masked).await;
+    }
+
     /// Makes a remark of caisson's own, which is also a line of the log.
     pub async fn remark(&mut self, level: AnnotationLevel, message: &str) {
         let annotation = Annotation { level, message: message.to_owned(), title: None, file: None, line: None, column: None };

@@ -22,6 +22,13 @@ use crate::notices::Notices;
 use crate::protection::Missing;
 use crate::spec::Limits;
 
+/// The groups of sandboxes below a launcher's own.
+pub(crate) fn sandboxes_below(directory: &Path) -> Vec<PathBuf> {
+    let numbered = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.parse::<u64>().is_ok());
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| numbered(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
 /// A controller and its group that is ours to write, or why there is none.
 pub(crate) type Surveyed = (Controller, Result<PathBuf, String>);
 

@@ -75,7 +75,21 @@ pub(crate) struct Awaited {
     pub built: bool,
 }
 
+/// Sets how long a program may take that came after its sandbox; whether that is a limit.
+fn give_time(limits: &mut Limits, wall_clock: Option<Duration>) -> bool {
+    limits.wall_clock = wall_clock;
+    wall_clock.is_some()
+}
+
 impl Next {
+    /// Gives its program so much time.
+    pub(crate) fn within(mut self, wall_clock: Option<Duration>) -> Self {
+        if give_time(&mut self.limits, wall_clock) {
+            self.enforced.push(Protection::WallClock);
+        }
+        self
+    }
+
     /// The sandbox, with the socket to answer on.
     pub(crate) fn with(self, answer: OwnedFd) -> Sandbox {
         Sandbox {
@@ -296,7 +310,10 @@ impl Sandbox {
                         continue;
                     }
                     let Some(awaited) = self.awaited.take() else { continue };
-                    (self.arrived, self.limits.wall_clock) = (now, wall_clock);
+                    self.arrived = now;
+                    if give_time(&mut self.limits, wall_clock) {
+                        self.enforced.push(Protection::WallClock);
+                    }
                     let gone = self.go(awaited, (files, secrets), descriptors, known, now);
                     if let (Err(failed), Phase::Building { failure }) = (&gone, &mut self.phase) {
                         failure.get_or_insert_with(|| failed.clone());

@@ -155,6 +155,9 @@ impl Server {
             self.overtaken();
             self.advance(now);
             self.bury();
+            if open && self.warden.as_ref().is_some_and(warden::Warden::is_dead) {
+                self.replace_warden();
+            }
         }
         self.cgroups.remove();
         if let Some(warden) = self.warden {
@@ -190,6 +193,20 @@ impl Server {
         let mut waiting = VecDeque::with_capacity(self.wanted.len());
         for wanted in std::mem::take(&mut self.wanted) {
             match handshake::receive_now::<Control>(wanted.answer.as_fd()) {
+                // All that a launch needs is here, so nobody has to send it again; but for secrets, whose mount is another's work.
+                Ok((Control::Go { wall_clock, files, secrets: false }, descriptors)) => {
+                    let mut descriptors = descriptors.into_iter();
+                    let given: Result<[OwnedFd; 4], _> = descriptors.by_ref().take(4).collect::<Vec<_>>().try_into();
+                    let files = if files { descriptors.next() } else { None };
+                    let launched = match given {
+                        Ok(given) => self.begin(wanted.spec, Purpose::Run { given, files }, Instant::now()),
+                        Err(_) => Err(Failure::rule(Stage::Request, "a program needs four descriptors").into()),
+                    };
+                    match launched {
+                        Ok(next) => self.running.push(next.within(wall_clock).with(wanted.answer)),
+                        Err(error) => drop(handshake::send_now(wanted.answer.as_fd(), &Answer::NotLaunched(error), &[])),
+                    }
+                }
                 Ok((Control::Go { .. }, _)) => drop(handshake::send_now(wanted.answer.as_fd(), &Answer::Spoiled, &[])),
                 Ok(_) | Err(ReceiveError::Call(Errno::EAGAIN)) => waiting.push_back(wanted),
                 Err(_) => {}
@@ -227,6 +244,7 @@ impl Server {
             watched.extend(sandbox.watched());
             ends.push(watched.len());
         }
+        watched.extend(self.warden.iter().map(|warden| input(warden.watched())));
         watched.extend(self.wanted.iter().map(|wanted| input(wanted.answer.as_fd())));
         watched.extend(self.closing.iter().chain(&self.warm).map(|slot| input(slot.pidfd.as_fd())));
         watched.extend(self.helpers.iter().map(|(_, pidfd)| input(pidfd.as_fd())));
@@ -365,6 +383,13 @@ impl Server {
         if !self.warden.as_ref().is_some_and(|warden| warden.bury(group.paths(), &rest)) {
             self.emptying.push(group);
         }
+    }
+
+    /// Starts another warden. What the dead one was about to remove is removed; what sandboxes still need is not.
+    fn replace_warden(&mut self) {
+        let slots = self.running.iter().map(|sandbox| &sandbox.slot).chain(&self.closing).chain(&self.warm);
+        let living = slots.map(|slot| &slot.group).chain(&self.emptying).flat_map(Group::paths).collect();
+        self.warden = self.warden.take().and_then(|dead| dead.replace(self.cgroups.directories(), &living));
     }
 
     /// Reaps what is dead without an outcome, and removes emptied groups.

@@ -2,6 +2,7 @@
 //! Sandboxes need no such help: they die with the launcher, and their mounts with them. While the launcher lives it lets go of
 //! what is left of sandboxes that are over: the kernel makes whoever does that wait for grace periods.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,6 +19,10 @@ use crate::sys::{self, Forked, Inherit};
 
 /// How long dying processes may keep a group busy.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a warden has to have lived to be replaced.
+const RESTART: Duration = Duration::from_millis(100);
+/// How many groups are handed over at once, so that they fit a message.
+const PART: usize = 100;
 /// Milliseconds after which a busy group is tried again.
 const RETRY: u8 = 2;
 
@@ -33,6 +38,8 @@ pub(crate) struct Warden {
     /// Open as long as the launcher lives.
     line: OwnedFd,
     pid: Pid,
+    process: OwnedFd,
+    since: Instant,
 }
 
 impl Warden {
@@ -45,13 +52,38 @@ impl Warden {
                 let code = i32::from(watch(&end, &directories).is_err());
                 sys::exit_now(code)
             }
-            Forked::Parent(pid) => Ok(Self { line, pid }),
+            Forked::Parent(pid) => Ok(Self { line, pid, process: sys::pidfd_open(pid).map_err(failed)?, since: Instant::now() }),
         }
     }
 
     /// Hands over what is left of a sandbox; whether it took it.
     pub(crate) fn bury(&self, groups: Vec<PathBuf>, rest: &[BorrowedFd<'_>]) -> bool {
         handshake::send_now(self.line.as_fd(), &Remains { groups }, rest).is_ok()
+    }
+
+    /// Readable when it is dead.
+    pub(crate) fn watched(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    /// Whether somebody has killed it.
+    pub(crate) fn is_dead(&self) -> bool {
+        poll(&mut [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+    }
+
+    /// Another one over these directories, in place of one that is dead; it takes over what that one had left to remove: every group
+    /// below them but the `living`. `None` where the dead one had just begun, so that whoever kills them does not keep the launcher
+    /// busy: then it removes groups itself.
+    pub(crate) fn replace(self, directories: Vec<PathBuf>, living: &HashSet<PathBuf>) -> Option<Self> {
+        let lasted = self.since.elapsed() >= RESTART;
+        self.dismiss();
+        let next = if lasted { Self::new(directories.clone()).ok()? } else { return None };
+        let left: Vec<PathBuf> =
+            directories.iter().flat_map(|directory| cgroup::sandboxes_below(directory)).filter(|group| !living.contains(group)).collect();
+        for some in left.chunks(PART) {
+            next.bury(some.to_vec(), &[]);
+        }
+        Some(next)
     }
 
     /// Ends it, after the launcher has removed everything itself.

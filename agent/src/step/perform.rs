@@ -104,13 +104,11 @@ async fn run_script<A: AgentApi>(course: &mut Course<'_, A>, shell: Option<&str>
         Offered { bash: on_path("bash"), python: on_path("python") || course.attempt.inherited.env.contains_key("pythonLocation") };
     let shell = Shell::of(shell, offered).map_err(|error| invalid(course.step, &error))?;
     let path = course::script_path(shell.script_name);
-    let first = script.trim().lines().next().unwrap_or_default().to_owned();
-    course.output.say(&format!("##[group]Run {first}")).await;
-    for line in script.trim_end().lines() {
-        course.output.say(line).await;
-    }
-    course.output.say(&format!("shell: {} {}", shell.program, shell.arguments(&path).join(" "))).await;
-    course.output.say("##[endgroup]").await;
+    let first = script.trim().lines().next().unwrap_or_default();
+    let head = format!("##[group]Run {first}");
+    let tail = format!("shell: {} {}", shell.program, shell.arguments(&path).join(" "));
+    let lines = std::iter::once(head.as_str()).chain(script.trim_end().lines()).chain([tail.as_str(), "##[endgroup]"]);
+    course.output.say_all(lines).await;
     let program = Program {
         program: shell.program.clone(),
         args: shell.arguments(&path),

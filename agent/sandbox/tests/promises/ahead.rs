@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use caisson_sandbox::launcher::{Prepared, Stdio};
 use caisson_sandbox::outcome::{Cause, Status};
+use caisson_sandbox::protection::Protection;
 use caisson_sandbox::spec::{GivenFile, Mount, SecretFile, SecretValue, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,6 +18,7 @@ use crate::setting::{self, Setting, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("what comes late is there, and there alone", late),
+    ("what comes before the sandbox is begun runs all the same", overtaken),
     ("a prepared sandbox holds nothing of what ran beside it", apart),
     ("what does not fit is thrown away and built anew", misfits),
     ("a prepared sandbox is gone with whom it was for", dropped),
@@ -101,6 +103,45 @@ fn late(setting: &Setting) {
     let (_, stdio) = self::stdio();
     let error = prepared(setting, &shape).launch(&spec, stdio).map(drop).unwrap_err();
     assert!(error.to_string().contains("/nowhere/x"), "{error}");
+}
+
+fn overtaken(setting: &Setting) {
+    let many: Vec<_> = (0..6)
+        .map(|number| {
+            let mut spec = setting.sh("cat /given/script; echo \" $WORD\"; cat /run/secrets/token 2>/dev/null; exec sleep $NAP");
+            spec.files = vec![given("/given/script", &number.to_string())];
+            spec.env.extend([("WORD".into(), WORD.into()), ("NAP".into(), if number == 3 { "60".into() } else { "0".into() })]);
+            spec.limits.wall_clock = Some(if number == 3 { Duration::from_millis(50) } else { Duration::from_secs(60) });
+            if number == 4 {
+                spec.secrets = vec![SecretFile { name: "token".to_owned(), value: SecretValue::new("secret") }];
+            }
+            let mut shape = setting.sh("");
+            shape.files = vec![given("/given/script", "")];
+            (setting.launcher.prepare(&shape).unwrap(), spec)
+        })
+        .collect();
+    // Most of them are not begun by now: the launcher builds one at a time.
+    let running: Vec<_> = many
+        .into_iter()
+        .map(|(prepared, spec)| {
+            assert!(prepared.fits(&spec));
+            let (out, stdio) = stdio();
+            (prepared.launch(&spec, stdio).unwrap(), out)
+        })
+        .collect();
+    for (number, (running, mut out)) in running.into_iter().enumerate() {
+        let outcome = running.wait().unwrap();
+        let mut said = String::new();
+        std::io::Seek::rewind(&mut out).unwrap();
+        out.read_to_string(&mut said).unwrap();
+        assert!(outcome.enforced.contains(&Protection::WallClock), "{outcome:?}");
+        if number == 3 {
+            assert_eq!(outcome.cause, Some(Cause::WallClock { limit: Duration::from_millis(50) }));
+            continue;
+        }
+        assert!(outcome.success(), "{outcome:?}");
+        assert_eq!(said, format!("{number} {WORD}\n{}", if number == 4 { "secret" } else { "" }));
+    }
 }
 
 fn apart(setting: &Setting) {

@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("many launches at once from many threads", many),
     ("a killed launcher leaves nothing", killed_launcher),
     ("a killed caller leaves nothing", killed_caller),
+    ("a killed warden is replaced and its work done", killed_warden),
     ("the host is probed without effect", probe),
     ("the launcher refuses to start beside threads", threads),
     ("300 steps under load lose no exit and leave nothing", many_short_ones),
@@ -239,6 +240,28 @@ fn killed_launcher(setting: &Setting) {
 
 fn killed_caller(setting: &Setting) {
     killed(setting, false);
+}
+
+fn killed_warden(setting: &Setting) {
+    let (mut child, launcher, step) = start_victim();
+    let groups = setting::groups_of(launcher);
+    let below = || groups.iter().map(|base| setting::children(base)).max().unwrap_or(0);
+    let warden = || setting::child_named(launcher, "caisson-warden");
+    let first = warden().unwrap();
+    let kill = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    // One that was only just started is not replaced.
+    until("the first has lived for a while", || setting::age(first) > std::time::Duration::from_millis(1100));
+    kill(first);
+    until("another one is there", || warden().is_some_and(|next| next != first));
+    // The step lives on in its groups.
+    assert!(alive(&format!("9{:06}.25", child.id())) && !dead(step));
+    assert!(!setting.root() || below() >= 1, "control: there are groups");
+    // And the other one does what it is for.
+    kill(launcher);
+    until("the step is dead", || dead(step));
+    until("the groups are gone", || groups.iter().all(|group| !group.exists()));
+    let _ = child.kill();
+    child.wait().unwrap();
 }
 
 fn threads(setting: &Setting) {

@@ -158,6 +158,26 @@ pub(crate) fn launcher_of(parent: u32) -> Option<i32> {
     })
 }
 
+/// The child of this name that a process has.
+pub(crate) fn child_named(parent: i32, name: &str) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let named = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // One that is dead keeps its name until it is reaped.
+        stat.contains(&format!("({name})")) && !stat.contains(") Z ")
+    };
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).find(named)
+}
+
+/// How long a process has lived.
+pub(crate) fn age(pid: i32) -> Duration {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<f64>().ok()).unwrap();
+    let up = std::fs::read_to_string("/proc/uptime").unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let begun = number(stat.rsplit(") ").next().unwrap().split(' ').nth(19)) / 100.0;
+    Duration::from_secs_f64((number(up.split(' ').next()) - begun).max(0.0))
+}
+
 /// The cgroups of the launcher that a process has started.
 pub(crate) fn groups(parent: u32) -> Vec<PathBuf> {
     launcher_of(parent).map(groups_of).unwrap_or_default()
