@@ -101,6 +101,10 @@ fn what_ignores_signals_and_forks_away_is_gone_after_a_cancel() {
     until("another job", || fleet.show(&again)["jobs"][0]["state"] == "running");
     fleet.on(&["cancel", &again]);
     until("its end", || fleet.show(&again)["state"] == "finished");
+    // What has ended is not cancelled once more, and the command does not say so.
+    assert_eq!(fleet.on(&["cancel", &again]).trim(), format!("run {again} had ended already: cancelled"));
+    let said: Value = serde_json::from_str(&fleet.on(&["cancel", "--json", &again])).unwrap();
+    assert_eq!((&said["type"], &said["outcome"]), (&Value::from("ended"), &Value::from("cancelled")), "{said}");
 }
 
 #[test]

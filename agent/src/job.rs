@@ -258,10 +258,10 @@ async fn steps<A: AgentApi>(assignment: &Assignment<A>, spec: Arc<JobSpec>, work
     } else {
         // Programs before and after the job's own steps are steps too, numbered behind them.
         let mut next = spec.steps.iter().map(|step| step.index.0 + 1).max().unwrap_or(0);
-        for step in &spec.steps {
+        for step in spec.steps.iter() {
             step::pre(&mut attempt, step, &mut next).await.into_iter().for_each(|ended| state.take(ended));
         }
-        for step in &spec.steps {
+        for step in spec.steps.iter() {
             let order = *attempt.orders.borrow();
             if matches!(order, Stop::Leave(_) | Stop::Forget) {
                 break;

@@ -267,6 +267,8 @@ pub(crate) struct Logs {
 }
 
 /// Cancel runs. Steps get SIGINT, then SIGTERM, then SIGKILL.
+///
+/// A run that had ended already stays as it is, and its result is printed in place of `cancelled`. Exit code 0 either way.
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// Their numbers

@@ -1,4 +1,4 @@
-//! `caisson cancel`: ends runs in stages.
+//! `caisson cancel`: ends runs in stages. One that had ended already stays as it ended, and the command says how.
 
 use caisson_model::id::RunId;
 use caisson_proto::api::ClientApi;
@@ -16,10 +16,14 @@ pub(crate) fn run(arguments: fleet::Cancel) -> Result<Exit, Failure> {
     runtime()?.block_on(async {
         let client = way.connect().await?;
         for run in arguments.runs.iter().copied().map(RunId) {
-            client.cancel(run).await.map_err(|source| CallError { act: format!("cancel run {run}"), source })?;
-            let text = match arguments.json {
-                true => format!("{}\n", json!({ "type": "cancelled", "run": run })),
-                false => format!("run {run} cancelled\n"),
+            let failed = |source| CallError { act: format!("cancel run {run}"), source };
+            let before = client.run(run).await.map_err(failed)?.run.outcome;
+            client.cancel(run).await.map_err(failed)?;
+            let text = match (before, arguments.json) {
+                (None, true) => format!("{}\n", json!({ "type": "cancelled", "run": run })),
+                (None, false) => format!("run {run} cancelled\n"),
+                (Some(outcome), true) => format!("{}\n", json!({ "type": "ended", "run": run, "outcome": outcome })),
+                (Some(outcome), false) => format!("run {run} had ended already: {outcome}\n"),
             };
             report::print(&text);
         }

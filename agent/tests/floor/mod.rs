@@ -407,10 +407,10 @@ pub(crate) fn job(steps: Vec<StepSpec>) -> JobSpec {
         steps,
         timeout: Duration::from_secs(120),
         continue_on_error: false,
-        contexts: RunContexts {
+        contexts: Arc::new(RunContexts {
             github: serde_json::json!({"repository": "me/polls", "ref": "refs/heads/main", "sha": "abc", "event_name": "push", "event": {"a": 1}}),
             ..RunContexts::default()
-        },
+        }),
         source: None,
     }
 }

@@ -9,7 +9,7 @@ mod offers;
 mod sessions;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use caisson_model::id::{AgentName, AttemptId, Hold, JobId, RunId};
@@ -38,7 +38,7 @@ pub struct Engine {
     queue: Queue,
     turns: Turns,
     due: BTreeSet<(Timestamp, JobId)>,
-    indexed: BTreeMap<JobId, Indexed>,
+    indexed: HashMap<JobId, Indexed>,
     refusals: BTreeMap<JobId, BTreeMap<AgentName, Timestamp>>,
     fences: u64,
     ended: BTreeSet<(Timestamp, RunId)>,
@@ -93,7 +93,7 @@ impl Engine {
             queue: Queue::default(),
             turns: Turns::default(),
             due: BTreeSet::new(),
-            indexed: BTreeMap::new(),
+            indexed: HashMap::new(),
             refusals: BTreeMap::new(),
             fences: 0,
             ended,

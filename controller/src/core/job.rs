@@ -250,8 +250,10 @@ impl Life {
 
 /// The digest under which a spec is offered: SHA-256 over its JSON.
 pub fn digest(spec: &JobSpec) -> Digest {
+    let mut form = Vec::with_capacity(4096);
     // Every part of a spec has a JSON form, so the bytes are never missing.
-    Digest(Sha256::digest(serde_json::to_vec(spec).unwrap_or_default()).into())
+    let _whole = serde_json::to_writer(&mut form, spec);
+    Digest(Sha256::digest(&form).into())
 }
 
 impl Job {

@@ -1,5 +1,7 @@
 //! Durable facts. The journal is a list of these; applied in order to an empty state they give the state back.
 
+use std::sync::Arc;
+
 use caisson_model::id::{AgentName, AttemptId, Hold, JobId, JobKey, RunId, StepIndex};
 use caisson_model::job::JobSpec;
 use caisson_model::ledger::LedgerHead;
@@ -45,7 +47,7 @@ pub enum Record {
         /// When.
         at: Timestamp,
         /// The cells, with their ids.
-        cells: Vec<JobSpec>,
+        cells: Vec<Arc<JobSpec>>,
         /// The concurrency group of each cell; shorter than the cells when the rest has none.
         #[serde(default)]
         turns: Vec<Option<Turn>>,

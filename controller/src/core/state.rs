@@ -45,7 +45,7 @@ pub struct Run {
     /// When a person cancelled it.
     pub cancelled: Option<Timestamp>,
     /// Contexts of the whole run.
-    pub contexts: RunContexts,
+    pub contexts: Arc<RunContexts>,
     /// Its source tree.
     pub source: Option<Digest>,
     /// On which terms it was taken in.
@@ -64,7 +64,7 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// As planned.
-    pub planned: PlannedJob,
+    pub planned: Arc<PlannedJob>,
     /// Its cells, or its placeholder, by their index.
     pub cells: Vec<u32>,
 }
@@ -245,7 +245,7 @@ impl State {
                     terms: Arc::new(kept),
                     view,
                     cancelled: None,
-                    contexts: plan.contexts.clone(),
+                    contexts: Arc::new(plan.contexts.clone()),
                     source: plan.source,
                     groups: Vec::new(),
                     jobs: Vec::new(),
@@ -254,7 +254,7 @@ impl State {
                     let id = JobId { run: *run, index };
                     let name = planned.name.as_ref().map_or_else(|| planned.key.0.clone(), |name| name.0.clone());
                     new.jobs.push(Job::waiting(id, planned.key.clone(), name));
-                    new.groups.push(Group { planned: planned.clone(), cells: vec![index] });
+                    new.groups.push(Group { planned: Arc::new(planned.clone()), cells: vec![index] });
                 }
                 self.last_run = self.last_run.max(run.0);
                 self.runs.insert(*run, new);
@@ -265,7 +265,7 @@ impl State {
                 for (spec, turn) in cells.iter().zip(turns.into_iter().chain(std::iter::repeat(None))) {
                     let mut job = Job::waiting(spec.id, key.clone(), spec.name.clone());
                     (job.digest, job.turn) = (Some(digest(spec)), turn);
-                    job.spec = Some(Arc::new(spec.clone()));
+                    job.spec = Some(spec.clone());
                     job.enter(Life::Queued { since: *at })?;
                     match state.job_mut(spec.id) {
                         Some(placeholder) if placeholder.life == Life::Waiting => *placeholder = job,
@@ -281,7 +281,7 @@ impl State {
                 let state = self.run_mut(*run)?;
                 let at = state.groups.iter().position(|group| group.planned.key == collector.key);
                 let at = at.ok_or_else(|| ApplyError::Unknown(format!("job {} of run {run}", collector.key)))?;
-                state.groups[at].planned = PlannedJob::clone(collector);
+                state.groups[at].planned = Arc::new(PlannedJob::clone(collector));
                 for (offset, planned) in (1..).zip(jobs) {
                     let index = u32::try_from(state.jobs.len() + 1).map_err(|_| ApplyError::Unknown(format!("room in run {run}")))?;
                     let title = planned.scope.as_ref().map(|scope| scope.title.as_str()).unwrap_or_default();
@@ -289,7 +289,7 @@ impl State {
                     let name = planned.name.as_ref().map_or(own, |name| &name.0);
                     state.jobs.push(Job::waiting(JobId { run: *run, index }, planned.key.clone(), format!("{title}{name}")));
                     // Right after the caller, so that they are shown together.
-                    state.groups.insert(at + offset, Group { planned: planned.clone(), cells: vec![index] });
+                    state.groups.insert(at + offset, Group { planned: Arc::new(planned.clone()), cells: vec![index] });
                 }
             }
             Record::Leased { hold, agent, at } => {

@@ -68,9 +68,10 @@ pub(super) async fn save_cache(service: &Service, hold: Hold, entry: CacheEntry)
 /// Whose caches an attempt uses, and how far it is trusted.
 async fn owner(service: &Service, hold: Hold) -> Result<(String, Tier), ApiError> {
     service.holds(hold)?;
-    let github = service.fetch_spec(hold).await?.contexts.github;
+    let spec = service.fetch_spec(hold).await?;
+    let github = &spec.contexts.github;
     let repository = github["repository"].as_str().unwrap_or_default().to_owned();
-    Ok((repository, Tier::of(&github)))
+    Ok((repository, Tier::of(github)))
 }
 
 async fn present(service: &Service, digest: Digest) -> Result<(), ApiError> {

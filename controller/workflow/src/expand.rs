@@ -5,7 +5,7 @@ use caisson_model::job::Strategy;
 
 use crate::calling;
 use crate::matrix::Cell;
-use crate::needs::{Evaluated, Expansion, Needs, Ready, needed_contexts};
+use crate::needs::{Evaluated, Expansion, Needs, Ready};
 use crate::planned::PlannedJob;
 
 /// Decides whether a job runs, and as which cells. Pure.
@@ -13,7 +13,7 @@ use crate::planned::PlannedJob;
 /// # Errors
 /// One finding about the key whose value cannot be used.
 pub fn expand(job: &PlannedJob, ready: &Ready) -> Result<Expansion, Diagnostic> {
-    let needs = Needs { job, ready, contexts: needed_contexts(job, ready) };
+    let needs = Needs::new(job, ready);
     if let Some(collector) = &job.collector {
         return calling::collect(&needs, collector);
     }

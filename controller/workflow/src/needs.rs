@@ -1,5 +1,6 @@
 //! A job and what is known when all that it needs has ended: its condition, its matrix, its names and limits, evaluated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use caisson_expr::{Condition, Context, Contexts, ExprError, Function, Object, Template, Value};
@@ -7,6 +8,7 @@ use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::{Digest, JobId, RunId};
 use caisson_model::job::{JobSpec, Need, RunContexts, Strategy};
 use caisson_model::outcome::Outcome;
+use caisson_model::step::StepSpec;
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 
@@ -30,7 +32,7 @@ pub struct Ready {
     /// Whether the run was cancelled.
     pub cancelled: bool,
     /// The plan's contexts.
-    pub contexts: RunContexts,
+    pub contexts: Arc<RunContexts>,
     /// The plan's source tree.
     pub source: Option<Digest>,
 }
@@ -141,9 +143,23 @@ pub(crate) struct Needs<'r> {
     pub(crate) job: &'r PlannedJob,
     pub(crate) ready: &'r Ready,
     pub(crate) contexts: Contexts,
+    /// What every cell's spec holds alike.
+    shared: (Arc<[StepSpec]>, Arc<RunContexts>),
 }
 
-impl Needs<'_> {
+impl<'r> Needs<'r> {
+    pub(crate) fn new(job: &'r PlannedJob, ready: &'r Ready) -> Needs<'r> {
+        let mut shared = ready.contexts.clone();
+        if let Some(scope) = &job.scope {
+            Arc::make_mut(&mut shared).inputs = scope.inputs.clone();
+        }
+        if job.vars.is_object() {
+            let vars = seen(&shared.vars, &job.vars);
+            Arc::make_mut(&mut shared).vars = vars;
+        }
+        Needs { job, ready, contexts: needed_contexts(job, ready), shared: (job.steps.as_slice().into(), shared) }
+    }
+
     pub(crate) fn skip_reason(&self) -> Result<Option<String>, Diagnostic> {
         let text = self.job.condition.as_ref().map(|condition| condition.0.as_str()).unwrap_or_default();
         let status = JobStatus { job: self.job, contexts: &self.contexts, ready: self.ready };
@@ -201,30 +217,39 @@ impl Needs<'_> {
         (contexts, matrix)
     }
 
+    /// Whether anything of a cell's spec hangs on its own contexts; making them for each cell of a large matrix is most of its cost.
+    fn tells_cells_apart(&self) -> bool {
+        let PlannedJob { name, runs_on, timeout_minutes, continue_on_error, .. } = self.job;
+        holds_expression(runs_on) || [name, timeout_minutes, continue_on_error].into_iter().flatten().any(|text| text.0.contains("${{"))
+    }
+
     pub(crate) fn cell(&self, cell: Option<Cell>, strategy: Strategy) -> Result<JobSpec, Diagnostic> {
         let job = self.job;
-        let (contexts, matrix) = self.cell_contexts(cell, &strategy);
-        let mut shared = self.ready.contexts.clone();
-        if let Some(scope) = &job.scope {
-            shared.inputs = scope.inputs.clone();
-        }
-        shared.vars = seen(&shared.vars, &job.vars);
+        let (own, matrix) = match self.tells_cells_apart() {
+            true => {
+                let (contexts, matrix) = self.cell_contexts(cell, &strategy);
+                (Some(contexts), matrix)
+            }
+            false => (None, cell.map_or(Json::Null, Json::Object)),
+        };
+        let contexts = own.as_ref().unwrap_or(&self.contexts);
+        let (steps, shared) = self.shared.clone();
         let id = JobId { run: self.ready.run, index: self.ready.first_index.saturating_add(strategy.job_index) };
         Ok(JobSpec {
             id,
             key: job.key.clone(),
-            name: self.name(&matrix, &contexts)?,
+            name: self.name(&matrix, contexts)?,
             workflow: job.workflow.clone(),
-            labels: self.labels(&contexts)?,
+            labels: self.labels(contexts)?,
             matrix,
             strategy,
             needs: self.ready.needs.iter().map(|(key, need)| (inside(job, key).to_owned(), need.clone())).collect(),
             workflow_env: job.workflow_env.clone(),
             env: job.env.clone(),
             outputs: job.outputs.clone(),
-            steps: job.steps.clone(),
-            timeout: self.timeout(&contexts)?,
-            continue_on_error: self.continue_on_error(&contexts)?,
+            steps,
+            timeout: self.timeout(contexts)?,
+            continue_on_error: self.continue_on_error(contexts)?,
             contexts: shared,
             source: self.ready.source,
         })
@@ -319,6 +344,15 @@ impl Needs<'_> {
             help: "correct the value, or the outputs and inputs that it is made of".to_owned(),
             excerpt: String::new(),
         }
+    }
+}
+
+fn holds_expression(json: &Json) -> bool {
+    match json {
+        Json::String(text) => text.contains("${{"),
+        Json::Array(items) => items.iter().any(holds_expression),
+        Json::Object(map) => map.values().any(holds_expression),
+        _ => false,
     }
 }
 

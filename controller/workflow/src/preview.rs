@@ -1,5 +1,7 @@
 //! What can be said of a planned job before anything runs: its cells, as far as they do not hang on other jobs.
 
+use std::sync::Arc;
+
 use caisson_model::diagnostic::Diagnostic;
 use caisson_model::id::RunId;
 use caisson_model::job::{Need, RunContexts, Strategy};
@@ -8,7 +10,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use crate::matrix::Cell;
-use crate::needs::{Evaluated, Needs, Ready, needed_contexts};
+use crate::needs::{Evaluated, Needs, Ready};
 use crate::planned::PlannedJob;
 
 /// The cells of a job, as far as they are known.
@@ -37,13 +39,20 @@ pub struct PreviewCell {
 /// One finding about the key whose value cannot be used.
 pub fn preview(job: &PlannedJob, contexts: &RunContexts) -> Result<Preview, Diagnostic> {
     let needs = job.needs.iter().map(|key| (key.0.clone(), Need { outcome: Outcome::Success, outputs: IndexMap::new() })).collect();
-    let ready =
-        Ready { run: RunId(0), first_index: 1, needs, ancestor_failed: false, cancelled: false, contexts: contexts.clone(), source: None };
+    let ready = Ready {
+        run: RunId(0),
+        first_index: 1,
+        needs,
+        ancestor_failed: false,
+        cancelled: false,
+        contexts: Arc::new(contexts.clone()),
+        source: None,
+    };
     let asks_needs = |json: &Json| json.to_string().to_lowercase().contains("needs.");
     if job.strategy.as_ref().is_some_and(|strategy| asks_needs(&strategy.matrix)) {
         return Ok(Preview::AtRunTime);
     }
-    let needs = Needs { job, ready: &ready, contexts: needed_contexts(job, &ready) };
+    let needs = Needs::new(job, &ready);
     needs.preview(!asks_needs(&job.runs_on) && job.call.is_none()).map(Preview::Cells)
 }
 

@@ -88,7 +88,7 @@ fn ready(plan: &Plan) -> Ready {
         needs: IndexMap::new(),
         ancestor_failed: false,
         cancelled: false,
-        contexts: plan.contexts.clone(),
+        contexts: plan.contexts.clone().into(),
         source: None,
     }
 }

@@ -1,5 +1,6 @@
 //! A job as an agent receives it: one cell of a matrix, with nothing left that only the controller knows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -36,14 +37,14 @@ pub struct JobSpec {
     pub env: Vec<(String, Template)>,
     /// The job's `outputs:`, evaluated by the agent after the last step.
     pub outputs: Vec<(String, Template)>,
-    /// The steps in order.
-    pub steps: Vec<StepSpec>,
+    /// The steps in order; cells of a matrix share them.
+    pub steps: Arc<[StepSpec]>,
     /// The longest the job may take.
     pub timeout: Duration,
     /// Whether a failure of this job lets the run go on.
     pub continue_on_error: bool,
-    /// Contexts that are the same for the whole run.
-    pub contexts: RunContexts,
+    /// Contexts that are the same for the whole run; its jobs share them.
+    pub contexts: Arc<RunContexts>,
     /// The source tree as a tar blob; `None` when the run has no source.
     pub source: Option<Digest>,
 }

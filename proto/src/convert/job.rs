@@ -1,5 +1,7 @@
 //! What an agent receives: jobs, steps and grants.
 
+use std::sync::Arc;
+
 use caisson_model::job::{JobSpec, Need, RunContexts, Strategy};
 use caisson_model::policy::{AddressRange, Destination, Egress, Grant, Identity, Limits, Preset};
 use caisson_model::step::{Action, StepSpec};
@@ -165,10 +167,10 @@ impl Cross for JobSpec {
             workflow_env: self.workflow_env.out(),
             env: self.env.out(),
             outputs: self.outputs.out(),
-            steps: self.steps.out(),
+            steps: self.steps.to_vec().out(),
             timeout_ns: self.timeout.out(),
             continue_on_error: self.continue_on_error,
-            contexts: Some(self.contexts.out()),
+            contexts: Some(Arc::unwrap_or_clone(self.contexts).out()),
             source: self.source.out(),
         }
     }
@@ -186,10 +188,10 @@ impl Cross for JobSpec {
             workflow_env: field(wire.workflow_env, "workflow_env")?,
             env: field(wire.env, "env")?,
             outputs: field(wire.outputs, "outputs")?,
-            steps: field(wire.steps, "steps")?,
+            steps: field::<Vec<StepSpec>>(wire.steps, "steps")?.into(),
             timeout: field(wire.timeout_ns, "timeout_ns")?,
             continue_on_error: wire.continue_on_error,
-            contexts: required(wire.contexts, "contexts")?,
+            contexts: Arc::new(required(wire.contexts, "contexts")?),
             source: field(wire.source, "source")?,
         })
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use caisson_model::agent::{Hello, VersionRange};
 use caisson_model::diagnostic::{Diagnostic, DiagnosticKind, Severity};
 use caisson_model::id::*;
@@ -294,10 +296,10 @@ impl Tape {
             workflow_env: self.templates(),
             env: self.templates(),
             outputs: self.templates(),
-            steps: self.many(Tape::step),
+            steps: self.many(Tape::step).into(),
             timeout: self.span(),
             continue_on_error: self.flag(),
-            contexts: RunContexts { github: self.json(), inputs: self.json(), vars: self.json(), env: self.table() },
+            contexts: Arc::new(RunContexts { github: self.json(), inputs: self.json(), vars: self.json(), env: self.table() }),
             source: self.maybe(Tape::digest),
         }
     }
@@ -500,7 +502,7 @@ proptest! {
 fn errors_name_field_and_rule() {
     let mut tape = Tape(vec![255; 4096].into_iter());
     let mut spec = tape.spec();
-    spec.steps = vec![tape.step()];
+    spec.steps = [tape.step()].into();
     let broken = |change: fn(&mut wire::JobSpec)| {
         let mut wire = spec.clone().out();
         change(&mut wire);

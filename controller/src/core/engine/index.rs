@@ -26,42 +26,41 @@ impl Engine {
         let run = self.state.runs.get(&id.run);
         let job = run.and_then(|run| run.job(id));
         let new = run.zip(job).map(|(run, job)| self.indexed(run, job)).unwrap_or_default();
-        let old = self.indexed.remove(&id).unwrap_or_default();
-        if old != new {
-            let (run, job) = (self.state.runs.get(&id.run), self.state.job(id));
-            let repository = run.map(|run| run.terms.repository.as_str()).unwrap_or_default();
-            let labels = job.and_then(|job| job.spec.as_ref()).map(|spec| spec.labels.as_slice()).unwrap_or_default();
-            if old.place != new.place {
-                if let Some(place) = old.place {
-                    self.queue.remove(labels, repository, place, id);
-                }
-                if let Some(place) = new.place {
-                    self.queue.insert(labels, repository, place, id);
-                }
+        let is_nothing = new == Indexed::default();
+        if self.indexed.get(&id).map_or(is_nothing, |old| *old == new) {
+            return;
+        }
+        let old = if is_nothing { self.indexed.remove(&id) } else { self.indexed.insert(id, new.clone()) }.unwrap_or_default();
+        let (run, job) = (self.state.runs.get(&id.run), self.state.job(id));
+        let repository = run.map(|run| run.terms.repository.as_str()).unwrap_or_default();
+        let labels = job.and_then(|job| job.spec.as_ref()).map(|spec| spec.labels.as_slice()).unwrap_or_default();
+        if old.place != new.place {
+            if let Some(place) = old.place {
+                self.queue.remove(labels, repository, place, id);
             }
-            if old.active != new.active {
-                self.queue.load(repository, new.active);
-            }
-            if old.due != new.due {
-                if let Some(due) = old.due {
-                    self.due.remove(&(due, id));
-                }
-                if let Some(due) = new.due {
-                    self.due.insert((due, id));
-                }
-            }
-            if old.holder != new.holder {
-                let gone = |name: &AgentName| Agent::absent(name.clone());
-                if let Some(name) = &old.holder {
-                    self.agents.update(name, || gone(name), |agent| agent.give(id));
-                }
-                if let Some(name) = &new.holder {
-                    self.agents.update(name, || gone(name), |agent| agent.take(id, new.ask));
-                }
+            if let Some(place) = new.place {
+                self.queue.insert(labels, repository, place, id);
             }
         }
-        if new != Indexed::default() {
-            self.indexed.insert(id, new);
+        if old.active != new.active {
+            self.queue.load(repository, new.active);
+        }
+        if old.due != new.due {
+            if let Some(due) = old.due {
+                self.due.remove(&(due, id));
+            }
+            if let Some(due) = new.due {
+                self.due.insert((due, id));
+            }
+        }
+        if old.holder != new.holder {
+            let gone = |name: &AgentName| Agent::absent(name.clone());
+            if let Some(name) = &old.holder {
+                self.agents.update(name, || gone(name), |agent| agent.give(id));
+            }
+            if let Some(name) = &new.holder {
+                self.agents.update(name, || gone(name), |agent| agent.take(id, new.ask));
+            }
         }
     }
 

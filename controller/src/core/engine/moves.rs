@@ -1,5 +1,7 @@
 //! What follows: groups that become ready, stops, losses, deadlines and the end of a run.
 
+use std::sync::Arc;
+
 use caisson_model::id::{Hold, JobId, RunId};
 use caisson_model::job::{JobSpec, Need};
 use caisson_model::lease::ControllerMessage;
@@ -71,7 +73,7 @@ impl Engine {
     }
 
     /// A group that waits and whose needs have all ended.
-    fn ready(&self, id: RunId) -> Option<(JobId, PlannedJob, IndexMap<String, Need>)> {
+    fn ready(&self, id: RunId) -> Option<(JobId, Arc<PlannedJob>, IndexMap<String, Need>)> {
         let run = self.state.runs.get(&id)?;
         let held = run.held_back();
         run.groups.iter().find_map(|group| {
@@ -100,6 +102,7 @@ impl Engine {
             cell.id = id;
         }
         let ids: Vec<JobId> = cells.iter().map(|cell| cell.id).collect();
+        let cells = cells.into_iter().map(Arc::new).collect();
         self.record(Record::Expanded { run, key, at: self.now, cells, turns: turns.clone() });
         for id in &ids {
             self.index(*id);
