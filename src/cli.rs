@@ -11,7 +11,7 @@ use caisson_model::outcome::Bytes;
 use caisson_model::policy::AddressRange;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use crate::cli::options::{Given, Indexes, Kind, Machine, Output};
+pub(crate) use crate::cli::options::{Given, Indexes, Kind, Machine, Output, mirror};
 use crate::opening::Opening;
 use crate::quantity;
 

@@ -11,8 +11,8 @@ use caisson_model::outcome::{Bytes, Fault};
 use caisson_sandbox::protection::Protection;
 use serde::Deserialize;
 
-use crate::cli::Machine;
 use crate::cli::fleet::Reach;
+use crate::cli::{Kind, Machine, mirror};
 use crate::quantity::{self, Cores};
 use crate::report::Explained;
 
@@ -45,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) packages_offline: Setting<bool>,
     /// A folder that stands in for the Python indexes.
     pub(crate) wheelhouse: Setting<Option<PathBuf>>,
+    /// Folders that stand in for indexes, by whose.
+    pub(crate) mirror: Setting<Mirrors>,
     /// The controller that commands talk to.
     pub(crate) controller: Setting<Option<String>>,
     /// The certificate of its authority.
@@ -54,6 +56,9 @@ pub(crate) struct Config {
     /// Where files of the user are looked for.
     pub(crate) places: Places,
 }
+
+/// Folders that stand in for indexes.
+pub(crate) type Mirrors = BTreeMap<Kind, PathBuf>;
 
 /// A value and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,7 +176,7 @@ impl Explained for ConfigError {
     }
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "allow_missing",
     "memory",
     "cpus",
@@ -185,12 +190,13 @@ const KEYS: [&str; 16] = [
     "packages_quota",
     "packages_offline",
     "wheelhouse",
+    "mirror",
     "controller",
     "ca",
     "token_file",
 ];
 
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 20] = [
     "CAISSON_ALLOW_MISSING",
     "CAISSON_CA",
     "CAISSON_CONTROLLER",
@@ -199,6 +205,7 @@ const VARIABLES: [&str; 19] = [
     "CAISSON_INODES",
     "CAISSON_LOG",
     "CAISSON_MEMORY",
+    "CAISSON_MIRROR",
     "CAISSON_OPEN_FILES",
     "CAISSON_PACKAGES_OFFLINE",
     "CAISSON_PACKAGES_QUOTA",
@@ -234,6 +241,7 @@ struct Layer {
     packages_quota: Option<Bytes>,
     packages_offline: Option<bool>,
     wheelhouse: Option<PathBuf>,
+    mirror: Option<Mirrors>,
     controller: Option<String>,
     ca: Option<PathBuf>,
     token_file: Option<PathBuf>,
@@ -337,6 +345,7 @@ impl Config {
             packages_quota: optional(settle!(packages_quota, "--packages-quota", "CAISSON_PACKAGES_QUOTA"), |bytes| bytes),
             packages_offline: or(settle!(packages_offline, "--offline", "CAISSON_PACKAGES_OFFLINE"), false),
             wheelhouse: optional(settle!(wheelhouse, "--wheelhouse", "CAISSON_WHEELHOUSE"), |path| path),
+            mirror: or(settle!(mirror, "--mirror", "CAISSON_MIRROR"), Mirrors::new()),
             controller: optional(settle!(controller, "--controller", "CAISSON_CONTROLLER"), |url| url),
             ca: optional(settle!(ca, "--ca", "CAISSON_CA"), |path| path),
             token_file: optional(settle!(token_file, "--token-file", "CAISSON_TOKEN_FILE"), |path| path),
@@ -391,6 +400,11 @@ impl Config {
             ),
             ("packages_offline", self.packages_offline.value.to_string(), self.packages_offline.origin.to_string()),
             ("wheelhouse", self.wheelhouse.value.as_deref().map_or_else(none, shown), self.wheelhouse.origin.to_string()),
+            (
+                "mirror",
+                list(self.mirror.value.iter().map(|(kind, path)| format!("{kind}={}", path.display())).collect()),
+                self.mirror.origin.to_string(),
+            ),
             ("controller", self.controller.value.clone().unwrap_or_else(none), self.controller.origin.to_string()),
             ("ca", self.ca.value.as_deref().map_or_else(none, shown), self.ca.origin.to_string()),
             ("token_file", self.token_file.value.as_deref().map_or_else(none, shown), self.token_file.origin.to_string()),
@@ -415,6 +429,7 @@ fn from_flags(flags: Flags) -> Layer {
         packages_quota: None,
         packages_offline: None,
         wheelhouse: None,
+        mirror: None,
         controller: flags.reach.controller,
         ca: flags.reach.ca,
         token_file: flags.reach.token_file,
@@ -470,6 +485,7 @@ fn from_environment(environment: &Environment) -> Result<Layer, ConfigError> {
             other => Err(format!("{other:?} is neither true nor false")),
         })?,
         wheelhouse: text("CAISSON_WHEELHOUSE")?.map(PathBuf::from),
+        mirror: read("CAISSON_MIRROR", text("CAISSON_MIRROR")?, |text| text.split(',').map(mirror).collect())?,
         controller: text("CAISSON_CONTROLLER")?.map(str::to_owned),
         ca: text("CAISSON_CA")?.map(PathBuf::from),
         token_file: text("CAISSON_TOKEN_FILE")?.map(PathBuf::from),
@@ -517,7 +533,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'\npackages_quota = '3GiB'\npackages_offline = true\nwheelhouse = '/w'\ncontroller = 'https://c:7'\nca = '/ca.pem'\ntoken_file = '/t'";
+        let text = "allow_missing = ['memory-limit']\nmemory = '2GiB'\ncpus = 1.5\npids = 9\ndisk = '1GiB'\ninodes = 7\nopen_files = 8\nro_paths = ['/opt/x']\nslots = 3\nstate_dir = '/s'\npackages_quota = '3GiB'\npackages_offline = true\nwheelhouse = '/w'\nmirror = { npm = '/n', debian = '/d' }\ncontroller = 'https://c:7'\nca = '/ca.pem'\ntoken_file = '/t'";
         let config = with_file(text, &[], Flags::default()).unwrap();
         let values: Vec<_> = config.rows().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
         assert_eq!(
@@ -536,6 +552,7 @@ mod tests {
                 "packages_quota=3 GiB",
                 "packages_offline=true",
                 "wheelhouse=/w",
+                "mirror=npm=/n, debian=/d",
                 "controller=https://c:7",
                 "ca=/ca.pem",
                 "token_file=/t"
@@ -552,13 +569,18 @@ mod tests {
             ("ro_paths = ['x']", "absolute"),
             ("pids = 0", "line 1"),
             ("cpus = -1", "cores"),
+            ("mirror = { cargo = '/c' }", "npm"),
         ] {
             let error = with_file(text, &[], Flags::default()).unwrap_err();
             assert!(error.to_string().contains(place) && error.to_string().contains("config.toml"), "{error}");
         }
-        for (name, value) in
-            [("CAISSON_MEMORY", "lots"), ("CAISSON_ALOW_MISSING", "seccomp"), ("CAISSON_SLOTS", "0"), ("CAISSON_ALLOW_MISSING", "luck")]
-        {
+        for (name, value) in [
+            ("CAISSON_MEMORY", "lots"),
+            ("CAISSON_ALOW_MISSING", "seccomp"),
+            ("CAISSON_SLOTS", "0"),
+            ("CAISSON_ALLOW_MISSING", "luck"),
+            ("CAISSON_MIRROR", "npm"),
+        ] {
             let error = with_file("", &[(name, value)], Flags::default()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }

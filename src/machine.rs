@@ -10,7 +10,7 @@ use caisson_gateway::settings::{Archive, Source};
 use caisson_model::outcome::Fault;
 
 use crate::cli::{Indexes, Kind};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Origin};
 use crate::report::Explained;
 
 /// A folder that is to stand in for indexes cannot be used.
@@ -23,6 +23,14 @@ pub(crate) enum NoMirror {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Two settings name one for the same indexes.
+    #[error("both `wheelhouse` ({by}) and `mirror` ({mirror}) name a folder for Python's indexes")]
+    Twice {
+        /// Where the one stands.
+        by: Origin,
+        /// Where the other stands.
+        mirror: Origin,
     },
     /// Of none of the suites that the host's apt asks for it has a release.
     #[error("{} has a release of none of the suites that apt's sources of this host name: {suites}", path.display())]
@@ -73,10 +81,17 @@ fn mirrored(archives: &[Archive], path: &Path) -> Result<Vec<Archive>, NoMirror>
 /// [`NoMirror`].
 pub(crate) fn indexes(rules: &mut HostRules, config: &Config, indexes: &Indexes) -> Result<(), NoMirror> {
     let mut settings = rules.gateway.settings().clone();
+    let said = |kind: Kind| indexes.mirror.iter().any(|(other, _)| *other == kind);
+    let flagged = |kind: Kind| said(kind) || (kind == Kind::Python && indexes.wheelhouse.is_some());
+    if config.wheelhouse.value.is_some() && config.mirror.value.contains_key(&Kind::Python) && !flagged(Kind::Python) {
+        return Err(NoMirror::Twice { by: config.wheelhouse.origin.clone(), mirror: config.mirror.origin.clone() });
+    }
     if let Some(path) = indexes.wheelhouse.as_ref().or(config.wheelhouse.value.as_ref()) {
         settings.wheelhouse = Some(folder(path)?);
     }
-    for (kind, path) in &indexes.mirror {
+    // What the command line says of the same indexes counts instead.
+    let settled = config.mirror.value.iter().map(|(kind, path)| (*kind, path)).filter(|(kind, _)| !flagged(*kind));
+    for (kind, path) in settled.chain(indexes.mirror.iter().map(|(kind, path)| (*kind, path))) {
         let path = folder(path)?;
         match kind {
             Kind::Python => settings.wheelhouse = Some(path),

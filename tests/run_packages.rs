@@ -280,6 +280,24 @@ fn a_folder_can_stand_in_for_the_index() {
     let missing = exec(&place, &index, &flags, "python3 -m pip install -q --retries 0 --target /tmp/t other");
     assert!(!missing.status.success() && text(&missing).contains("has no 'other'"), "{}", text(&missing));
     assert!(index.requests().is_empty(), "{:?}", index.requests());
+    // The same as a setting, which a flag overrules.
+    let settings = place.path().join("home/.config/caisson");
+    std::fs::create_dir_all(&settings).unwrap();
+    std::fs::write(settings.join("config.toml"), format!("mirror = {{ python = {folder:?} }}\n")).unwrap();
+    let install = "python3 -m pip install -q --retries 0 --target /tmp/t demo && ls /tmp/t";
+    let output = exec(&place, &index, &[], install);
+    assert!(text(&output).contains("demo-1.0.dist-info"), "{}", text(&output));
+    let empty = place.path().join("empty");
+    std::fs::create_dir_all(&empty).unwrap();
+    let overruled = exec(&place, &index, &["--mirror", &format!("python={}", empty.display())], install);
+    assert!(!overruled.status.success() && text(&overruled).contains("has no 'demo'"), "{}", text(&overruled));
+    std::fs::write(settings.join("config.toml"), format!("wheelhouse = '/w'\nmirror = {{ python = {folder:?} }}\n")).unwrap();
+    let twice = exec(&place, &index, &["--wheelhouse", folder.to_str().unwrap()], "true");
+    assert!(twice.status.success(), "{}", text(&twice));
+    let twice = exec(&place, &index, &[], "true");
+    assert!(twice.status.code() == Some(2) && text(&twice).contains("both `wheelhouse`"), "{}", text(&twice));
+    std::fs::remove_file(settings.join("config.toml")).unwrap();
+    assert!(index.requests().is_empty(), "{:?}", index.requests());
     let nowhere = exec(&place, &index, &["--wheelhouse", "/no/such/folder"], "true");
     assert_eq!(nowhere.status.code(), Some(2), "{}", text(&nowhere));
 }

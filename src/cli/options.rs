@@ -1,11 +1,13 @@
 //! Flags that several commands have.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use caisson_model::outcome::Bytes;
 use caisson_model::time::Timestamp;
 use caisson_sandbox::protection::Protection;
 use clap::Args;
+use serde::Deserialize;
 
 use crate::quantity;
 
@@ -31,8 +33,8 @@ pub(crate) struct Given {
 }
 
 // A value may stand in the argument, so the text is never shown.
-impl std::fmt::Debug for Given {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.secrets.iter().map(|text| text.split('=').next().unwrap_or_default());
         f.debug_list().entries(names).finish()
     }
@@ -84,7 +86,8 @@ pub(crate) struct Indexes {
 }
 
 /// Whose indexes a folder stands in for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Those of Python.
     Python,
@@ -94,7 +97,21 @@ pub(crate) enum Kind {
     Debian,
 }
 
-fn mirror(text: &str) -> Result<(Kind, PathBuf), String> {
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Python => "python",
+            Kind::Npm => "npm",
+            Kind::Debian => "debian",
+        })
+    }
+}
+
+/// Reads `KIND=DIR`.
+///
+/// # Errors
+/// What is wrong, in words for a person.
+pub(crate) fn mirror(text: &str) -> Result<(Kind, PathBuf), String> {
     let (kind, folder) =
         text.split_once('=').filter(|(_, folder)| !folder.is_empty()).ok_or("write it as KIND=DIR, such as npm=./tarballs")?;
     let kind = match kind {
