@@ -19,6 +19,14 @@ def connect(host, port):
     return socket.create_connection((host, port), PATIENCE)
 
 
+def six(host, port):
+    """Over IPv6 alone."""
+    stream = socket.socket(socket.AF_INET6)
+    stream.settimeout(PATIENCE)
+    stream.connect(socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM)[0][4])
+    return stream
+
+
 def proxy():
     """The exit's listener, or in a control nobody's."""
     address = os.environ["HTTP_PROXY"].removeprefix("http://").rstrip("/").rsplit(":", 1)
@@ -67,8 +75,8 @@ def hello(extra):
     return b"\x16\x03\x01" + struct.pack("!H", len(message)) + message
 
 
-def answered(greeting):
-    stream = connect("web.example", 443)
+def answered(greeting, by=None):
+    stream = (by or connect)("web.example", 443)
     stream.settimeout(PATIENCE)
     stream.sendall(greeting)
     # A server's own greeting, or at least its alert, comes in a record of TLS.
@@ -82,6 +90,40 @@ def tunnel(target):
     if b" 200 " not in stream.recv(4096):
         raise OSError("refused")
     return stream
+
+
+def socks(kind, address, port):
+    """SOCKS5 to an address of this kind: 1 is IPv4, 3 a name, 4 IPv6."""
+    stream = proxy()
+    stream.settimeout(PATIENCE)
+    stream.sendall(b"\5\1\0")
+    if stream.recv(2) != b"\5\0":
+        raise OSError("no SOCKS")
+    stream.sendall(bytes([5, 1, 0, kind]) + address + struct.pack("!H", port))
+    if stream.recv(64)[1] != 0:
+        raise OSError("refused")
+    return stream
+
+
+def named(name):
+    return bytes([len(name)]) + name.encode()
+
+
+def datagram(host):
+    """UDP with an echo."""
+    kind, _, _, _, to = socket.getaddrinfo(host, 7000, 0, socket.SOCK_DGRAM)[0]
+    with socket.socket(kind, socket.SOCK_DGRAM) as datagrams:
+        datagrams.settimeout(2)
+        datagrams.sendto(b"ping", to)
+        return datagrams.recv(64) == b"ping"
+
+
+def abstract():
+    """A socket of the host that has a name and no path."""
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(PATIENCE)
+        stream.connect("\0caisson-town")
+        return stream.recv(64) == b"abstract"
 
 
 def question(name, kind=1, server="127.0.0.53", over="udp"):
@@ -115,6 +157,51 @@ def flood():
     return served and len(silent) > 100
 
 
+def served_in_time():
+    """Whether others are served once those who held everything are gone."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if echoed(connect("web.example", 7000)):
+                return True
+        except OSError:
+            pass
+    return False
+
+
+def half_open():
+    """More clients than may be open, each of which stops in the middle of its first words."""
+    halves = [
+        lambda: (connect("web.example", 443), hello(b"")[:20]),
+        lambda: (six("web.example", 443), hello(b"")[:5]),
+        lambda: (connect("web.example", 80), b"GET / HT"),
+        lambda: (proxy(), b"CONNECT web.example:70"),
+        lambda: (proxy(), b"\5\1"),
+    ]
+    held = []
+    for number in range(700):
+        try:
+            stream, words = halves[number % len(halves)]()
+            held.append(stream)
+            stream.sendall(words)
+        except OSError:
+            pass
+    for stream in held:
+        stream.close()
+    return len(held) > 500 and served_in_time()
+
+
+def gone_at_once():
+    """Clients that are gone before their first packet was let go, or anybody was dialled."""
+    to = {by: socket.getaddrinfo("web.example", 7000, by, socket.SOCK_STREAM)[0][4] for by in (socket.AF_INET, socket.AF_INET6)}
+    for number in range(600):
+        kind = socket.AF_INET6 if number % 2 else socket.AF_INET
+        with socket.socket(kind) as stream:
+            stream.setblocking(False)
+            stream.connect_ex(to[kind])
+    return served_in_time()
+
+
 def netlink(kind, body):
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as route:
         route.send(struct.pack("=IHHII", 16 + len(body), kind, 5, 1, 0) + body)
@@ -129,7 +216,13 @@ ATTEMPTS = {
     "allowed request": lambda: asked(connect("web.example", 80), "web.example"),
     "allowed wildcard": lambda: asked(connect("a.wild.example", 80), "a.wild.example"),
     "allowed greeting": lambda: answered(hello(b"")),
+    "allowed name over IPv6": lambda: echoed(six("web.example", 7000)),
+    "allowed TLS over IPv6": lambda: greeted(six("web.example", 443), "web.example"),
+    "allowed request over IPv6": lambda: asked(six("web.example", 80), "web.example"),
+    "allowed name by SOCKS": lambda: echoed(socks(3, named("web.example"), 7000)),
     "flood": flood,
+    "flood of half words": half_open,
+    "flood of clients that are gone": gone_at_once,
     # Names and addresses.
     "another name": lambda: echoed(connect("other.example", 7000)),
     "name below": lambda: echoed(connect("x.web.example", 7000)),
@@ -145,13 +238,30 @@ ATTEMPTS = {
     "host's loopback": lambda: echoed(connect("127.0.0.1", 7000)),
     "host's IPv6 loopback": lambda: echoed(connect("::1", 7000)),
     "host's own address": lambda: echoed(connect("10.9.0.1", 7000)),
+    "name of a private IPv6 address": lambda: echoed(connect("ula.example", 7000)),
+    "another port over IPv6": lambda: asked(six("web.example", 8000), "web.example"),
+    "its private IPv6 address": lambda: echoed(connect("fc00::1", 7000)),
     # By proxy.
     "CONNECT to an address": lambda: echoed(tunnel(FOUR + ":7000")),
     "CONNECT to an IPv6 address": lambda: echoed(tunnel(f"[{SIX}]:7000")),
     "CONNECT to another port": lambda: echoed(tunnel("web.example:8000")),
     "CONNECT to metadata": lambda: echoed(tunnel("169.254.169.254:80")),
     "CONNECT to a private name": lambda: echoed(tunnel("inner.example:7000")),
+    "CONNECT to a mapped address": lambda: echoed(tunnel(f"[::ffff:{FOUR}]:7000")),
+    "CONNECT to another name": lambda: echoed(tunnel("other.example:7000")),
+    "SOCKS to an address": lambda: echoed(socks(1, socket.inet_aton(FOUR), 7000)),
+    "SOCKS to an IPv6 address": lambda: echoed(socks(4, socket.inet_pton(socket.AF_INET6, SIX), 7000)),
+    "SOCKS to another port": lambda: asked(socks(3, named("web.example"), 8000), "web.example"),
+    "SOCKS to a private name": lambda: echoed(socks(3, named("inner.example"), 7000)),
     # Words that do not fit.
+    "another SNI over IPv6": lambda: greeted(six("web.example", 443), "other.example"),
+    "no SNI over IPv6": lambda: greeted(six("web.example", 443), None),
+    "encrypted hello over IPv6": lambda: answered(hello(struct.pack("!HH", 0xFE0D, 4) + b"\0\0\0\0"), six),
+    "no TLS on its port over IPv6": lambda: echoed(six("web.example", 443)),
+    "another Host over IPv6": lambda: asked(six("web.example", 80), "other.example"),
+    "another target over IPv6": lambda: asked(six("web.example", 80), "web.example", "http://other.example/"),
+    "another SNI by SOCKS": lambda: greeted(socks(3, named("web.example"), 443), "other.example"),
+    "another Host by SOCKS": lambda: asked(socks(3, named("web.example"), 80), "other.example"),
     "another SNI": lambda: greeted(connect("web.example", 443), "other.example"),
     "no SNI": lambda: greeted(connect("web.example", 443), None),
     "another SNI in a tunnel": lambda: greeted(tunnel("web.example:443"), "other.example"),
@@ -169,6 +279,12 @@ ATTEMPTS = {
     "another name server": lambda: question("web.example", server="9.9.9.9")[0] == 0,
     "another IPv6 name server": lambda: question("web.example", server="2001:db8::53")[0] == 0,
     # Other ways than TCP, and the namespace itself.
+    "datagram": lambda: datagram("web.example"),
+    "datagram to an address": lambda: datagram(FOUR),
+    "datagram to an IPv6 address": lambda: datagram(SIX),
+    "abstract socket": abstract,
+    "IPv6 raw socket": lambda: bool(socket.socket(socket.AF_INET6, socket.SOCK_RAW, 255)),
+    "IPv6 ping": lambda: bool(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, 58)),
     "raw socket": lambda: bool(socket.socket(socket.AF_INET, socket.SOCK_RAW, 255)),
     "packet socket": lambda: bool(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)),
     "ping": lambda: bool(socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 1)),

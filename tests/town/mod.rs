@@ -21,7 +21,7 @@ pub const SIX: &str = "2001:db8::10";
 pub const PRIVATE: &str = "10.9.0.1";
 pub const METADATA: &str = "169.254.169.254";
 
-const ADDRESSES: [&str; 4] = ["203.0.113.10/32", "10.9.0.1/32", "169.254.169.254/32", "2001:db8::10/128"];
+const ADDRESSES: [&str; 5] = ["203.0.113.10/32", "10.9.0.1/32", "169.254.169.254/32", "2001:db8::10/128", "fc00::1/128"];
 /// Every server listens everywhere; what a name means decides how it is reached.
 const HOSTS: [(&str, &str); 9] = [
     ("127.0.0.1", "localhost"),

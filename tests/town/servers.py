@@ -1,4 +1,5 @@
-"""Servers of a test's network, on every address: HTTP at 80 and 8000, TLS at 443, git over https at 8443, and an echo at 7000.
+"""Servers of a test's network, on every address: HTTP at 80 and 8000, TLS at 443, git over https at 8443, an echo at 7000, also of datagrams, and an
+abstract socket.
 
 Usage: servers.py FOLDER, which has server.crt and server.key, and repositories below it.
 """
@@ -98,6 +99,26 @@ class EverywhereEcho(socketserver.ThreadingTCPServer):
     request_queue_size = 4096
 
 
+class Datagram(socketserver.BaseRequestHandler):
+    """Says back what it hears."""
+
+    def handle(self):
+        data, stream = self.request
+        stream.sendto(data, self.client_address)
+
+
+class EverywhereDatagram(socketserver.ThreadingUDPServer):
+    address_family = socket.AF_INET6
+    daemon_threads = True
+
+
+def abstract(listener):
+    while True:
+        stream, _ = listener.accept()
+        stream.sendall(b"abstract")
+        stream.close()
+
+
 def serve(server, tls):
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -107,6 +128,11 @@ def serve(server, tls):
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
+nameless = socket.socket(socket.AF_UNIX)
+nameless.bind("\0caisson-town")
+nameless.listen()
+threading.Thread(target=abstract, args=(nameless,), daemon=True).start()
+serve(EverywhereDatagram(("::", 7000), Datagram), False)
 for port, kind, tls in ((80, Page, False), (8000, Page, False), (443, Page, True), (8443, Git, True)):
     serve(Everywhere(("::", port), kind), tls)
 serve(EverywhereEcho(("::", 7000), Echo), False)
