@@ -4,11 +4,13 @@
 Usage: exit.py CAISSON [ROUNDS]
 
 A server of this script's own listens on loopback. The same client asks it from outside and from inside a sandbox whose policy names it, in
-turns: by connecting plainly, through CONNECT and through SOCKS5. Set-up is a connect, the proxy's greetings where there are some, one byte
+turns: by connecting plainly, through CONNECT and through SOCKS5. A bare relay that does nothing but splice(2) from one socket to the other
+stands beside it, outside: what a second hop can carry at most on this machine, where sender, relay and receiver share the cores. Set-up is a connect, the proxy's greetings where there are some, one byte
 there and one back. Throughput is one stream from the server, and one to it. Memory is that of the whole `caisson
 run` process with thousands of connections open, less what it has with none, divided by their number.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -26,6 +28,8 @@ CONNECTIONS = 1500
 BYTES = 1 << 30
 CROWD = 2500
 LOOPBACK = "host loopback"
+RELAY = "bare relay"
+PIPE = 1 << 18
 CLIENT = """
 import json, os, socket, sys, time
 host, port, what, way, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
@@ -123,6 +127,40 @@ def serve(listener: socket.socket) -> None:
         threading.Thread(target=one, args=(stream,), daemon=True).start()
 
 
+def relay(listener: socket.socket, port: int) -> None:
+    """Passes connections on, by blocking splices in a thread for each direction."""
+
+    def one(source: socket.socket, sink: socket.socket) -> None:
+        out, into = os.pipe()
+        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+        try:
+            while taken := os.splice(source.fileno(), into, PIPE):
+                while taken:
+                    taken -= os.splice(out, sink.fileno(), taken)
+        except OSError:
+            pass
+        finally:
+            os.close(out)
+            os.close(into)
+            try:
+                sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+    def both(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", port)) as server:
+            for stream in (client, server):
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = threading.Thread(target=one, args=(server, client), daemon=True)
+            back.start()
+            one(client, server)
+            back.join()
+
+    while True:
+        stream, _ = listener.accept()
+        threading.Thread(target=both, args=(stream,), daemon=True).start()
+
+
 def main() -> None:
     caisson = str(pathlib.Path(sys.argv[1]).resolve())
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
@@ -136,22 +174,31 @@ def main() -> None:
         threading.stack_size(1 << 17)
         serve(listener)
     listener.close()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    relayed = listener.getsockname()[1]
+    relaying = os.fork()
+    if relaying == 0:
+        threading.stack_size(1 << 17)
+        relay(listener, port)
+    listener.close()
     place = pathlib.Path(tempfile.mkdtemp(prefix="caisson-bench-"))
     checkout = place / "checkout"
     (checkout / ".github/workflows").mkdir(parents=True)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(place)}
 
     def client(way: str, what: str, count: int):
-        words = [] if way == LOOPBACK else [caisson, "exec", "--allow", f"localhost:{port}", "--"]
-        host, by = ("127.0.0.1", "plain") if way == LOOPBACK else ("localhost", way)
-        command = [*words, "/usr/bin/python3", "-c", CLIENT, host, str(port), what, by, str(count)]
+        outside = way in (LOOPBACK, RELAY)
+        words = [] if outside else [caisson, "exec", "--allow", f"localhost:{port}", "--"]
+        host, by = ("127.0.0.1", "plain") if outside else ("localhost", way)
+        to = relayed if way == RELAY else port
+        command = [*words, "/usr/bin/python3", "-c", CLIENT, host, str(to), what, by, str(count)]
         ended = subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, text=True)
         return json.loads(ended.stdout)
 
     try:
         setup, down, up = {}, {}, {}
         for _ in range(rounds):
-            for way in (LOOPBACK, "plain", "CONNECT", "SOCKS5"):
+            for way in (LOOPBACK, RELAY, "plain", "CONNECT", "SOCKS5"):
                 setup.setdefault(way, []).extend(client(way, "setup", CONNECTIONS))
                 down.setdefault(way, []).append(client(way, "down", BYTES))
                 up.setdefault(way, []).append(client(way, "up", BYTES))
@@ -161,7 +208,7 @@ def main() -> None:
             print(f"set-up and one byte each way, {name}: {told}")
         for name, streams in (("down", down), ("up", up)):
             speed = {way: statistics.median(found) for way, found in streams.items()}
-            told = ", ".join(f"{way} {rate / 1e9:.2f} GB/s ({rate / speed[LOOPBACK]:.2f})" for way, rate in speed.items())
+            told = ", ".join(f"{way} {rate / 1e9:.2f} GB/s ({rate / speed[LOOPBACK]:.2f} of loopback, {rate / speed[RELAY]:.2f} of the relay)" for way, rate in speed.items())
             print(f"throughput {name}: {told}")
 
         workflow = "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: actions/checkout@v4\n      - name: Crowd\n        run: |\n"
@@ -196,8 +243,9 @@ def main() -> None:
         # It tells of every connection, and ends once somebody has heard.
         run.communicate()
     finally:
-        os.kill(server, 9)
-        os.waitpid(server, 0)
+        for child in (server, relaying):
+            os.kill(child, 9)
+            os.waitpid(child, 0)
         shutil.rmtree(place, ignore_errors=True)
 
 

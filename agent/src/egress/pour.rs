@@ -17,8 +17,9 @@ use crate::egress::border::{Meter, Spent};
 const BUFFER: usize = 16 * 1024;
 /// How many bytes a direction carries before it is worth a pipe.
 const WORTH: u64 = 128 * 1024;
-/// How much a pipe should hold. A host that has many pipes gives less, and it works all the same.
-const PIPE: usize = 1 << 20;
+/// How much a pipe should hold: a larger one carries no more, but what passes through it has left the processor's caches by then. A host
+/// that has many pipes gives less, and it works all the same.
+const PIPE: usize = 1 << 18;
 
 /// Carries bytes one way until the end, which is passed on, and counts them. A broken connection is an end like another.
 ///
