@@ -48,7 +48,9 @@ impl Server {
             None => self.new_slot()?,
         };
         let (mut enforced, mut missing) = (verdict.enforced, verdict.missing);
-        match self.assign(&slot, spec, filter, purpose, &mut missing) {
+        let assigned = self.assign(&slot, spec, filter, purpose, &mut missing);
+        self.helpers.append(&mut self.owners.leaving);
+        match assigned {
             Ok(Assigned { memory, disk, sockets, vigil, awaited }) => {
                 enforced.retain(|protection| missing.iter().all(|missing| missing.protection != *protection));
                 Ok(Next { slot, memory, disk, refused, limits, enforced, missing, sockets, vigil, arrived, awaited })

@@ -2,9 +2,10 @@
 //! sandbox has, then what the spec lists, secrets last. Targets are walked component by component from the new root and
 //! never through a symbolic link, so that nothing an earlier step left in a layer can redirect a mount.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
@@ -58,7 +59,7 @@ pub(crate) struct Inside {
 impl Inside {
     /// Adds what comes with the program, and closes the root.
     pub(crate) fn furnish(&self, plan: &Plan, files: &[GivenFile], secrets: Option<&OwnedFd>) -> Result<(), Failure> {
-        let tree = Tree { root: &self.root, own: self.own, plan };
+        let tree = Tree { root: &self.root, own: self.own, plan, near: RefCell::default() };
         for GivenFile { target, content, mode } in files {
             tree.file(target, content, *mode)?;
         }
@@ -96,7 +97,7 @@ pub(crate) fn build(plan: &Plan, files: &[GivenFile], trees: Vec<OwnedFd>) -> Re
         }
     };
     ground::attach(&root, ground::NEW_ROOT).map_err(failed)?;
-    let tree = Tree { root: &root, own, plan };
+    let tree = Tree { root: &root, own, plan, near: RefCell::default() };
     tree.proc(&base)?;
     let mut memory = vec![tree.dev(&base)?];
     let size = CString::new(plan.tmp_size.to_string()).map_err(|_| failed(Errno::EINVAL))?;
@@ -145,6 +146,16 @@ struct Tree<'a> {
     /// Whether the root is our own tmpfs and not something of the spec.
     own: bool,
     plan: &'a Plan,
+    /// The directory of the file before, since most lie side by side; until anything is attached.
+    near: RefCell<Option<Near>>,
+}
+
+/// A directory of the tree that is open.
+struct Near {
+    path: PathBuf,
+    directory: OwnedFd,
+    /// Whether it lies on the closed root.
+    on_root: bool,
 }
 
 impl Tree<'_> {
@@ -164,7 +175,7 @@ impl Tree<'_> {
             Err(Errno::ENOENT) => {}
             result => return result.map_err(failed),
         }
-        let mut at = std::path::PathBuf::from("/");
+        let mut at = PathBuf::from("/");
         let mut parent = self.open(&at, flags).map_err(failed)?;
         for component in path.components() {
             match component {
@@ -206,6 +217,8 @@ impl Tree<'_> {
                 Err(errno) => return Err(failed(errno)),
             }
         };
+        // What was open may lie below it now.
+        self.near.take();
         sys::move_mount(mount.as_fd(), point.as_fd()).map_err(failed)
     }
 
@@ -331,7 +344,9 @@ impl Tree<'_> {
                 fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink).map_err(failed)
             }
             SystemEntry::File { content, mode } => {
-                write_new(&parent, name, content, Mode::from_bits_truncate(*mode & 0o777)).map_err(failed)
+                let mode = Mode::from_bits_truncate(*mode & 0o777);
+                // An earlier step may have left a default list of access rights here, which goes before what a file is made with.
+                write_new(&parent, name, content, mode).and_then(|file| fchmod(&file, mode)).map_err(failed)
             }
             SystemEntry::Link { to } => nix::unistd::symlinkat(to, &parent, name).map_err(failed),
         }
@@ -341,12 +356,21 @@ impl Tree<'_> {
     /// into a layer nor changed by whoever owns that.
     fn file(&self, target: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
         let failed = |errno| Failure::new(Stage::Mount, target.display().to_string(), errno);
-        let (parent, name) = self.parent(target)?;
-        let on_root = self.own && fstat(&parent).map_err(failed)?.st_dev == fstat(self.root).map_err(failed)?.st_dev;
         let mode = Mode::from_bits_truncate(mode & 0o777);
-        if on_root {
-            return write_new(&parent, name, content, mode).map_err(failed);
+        let mut near = self.near.borrow_mut();
+        let here = match &*near {
+            Some(near) if target.parent() == Some(&near.path) => near,
+            _ => {
+                let (directory, _) = self.parent(target)?;
+                let on_root = self.own && fstat(&directory).map_err(failed)?.st_dev == fstat(self.root).map_err(failed)?.st_dev;
+                near.insert(Near { path: target.parent().unwrap_or(Path::new("/")).to_owned(), directory, on_root })
+            }
+        };
+        if here.on_root {
+            let name = target.file_name().ok_or_else(|| failed(Errno::EINVAL))?;
+            return write_new(&here.directory, name, content, mode).map(drop).map_err(failed);
         }
+        drop(near);
         let size = CString::new((content.len() + 16384).to_string()).map_err(|_| failed(Errno::EINVAL))?;
         let options = [(c"mode", c"0755"), (c"size", size.as_c_str())];
         let stash = ground::tmpfs(&options, sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV).map_err(failed)?;
@@ -362,9 +386,10 @@ impl Tree<'_> {
     }
 }
 
-fn write_new(parent: &OwnedFd, name: &OsStr, content: &[u8], mode: Mode) -> Result<(), Errno> {
+/// Init has no mask, and is alone with what it makes.
+fn write_new(parent: &OwnedFd, name: &OsStr, content: &[u8], mode: Mode) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = nix::fcntl::openat(parent, name, flags, Mode::from_bits_truncate(0o600))?;
+    let file = nix::fcntl::openat(parent, name, flags, mode)?;
     let mut rest = content;
     while !rest.is_empty() {
         match nix::unistd::write(&file, rest) {
@@ -373,7 +398,7 @@ fn write_new(parent: &OwnedFd, name: &OsStr, content: &[u8], mode: Mode) -> Resu
             Err(errno) => return Err(errno),
         }
     }
-    fchmod(&file, mode)
+    Ok(file)
 }
 
 /// An entry of the fresh /proc, if this kernel has it.

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{FchmodatFlags, Mode as FileMode, fchmodat, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Pid, Uid, fchownat};
 
 use crate::error::{Failure, Stage};
 use crate::ground::{self, Ground};
@@ -44,6 +44,8 @@ pub(crate) struct Context<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     kept: VecDeque<((u32, u32, Uid, Gid), OwnedFd)>,
+    /// The processes that made them, killed and to be reaped.
+    pub leaving: Vec<(Pid, OwnedFd)>,
 }
 
 impl Owners {
@@ -58,7 +60,8 @@ impl Owners {
         if let Some(at) = self.kept.iter().position(|(kept, _)| *kept == key) {
             return Ok(&self.kept[at].1);
         }
-        let namespace = owner_namespace(owner, uid, gid)?;
+        let (namespace, maker) = owner_namespace(owner, uid, gid)?;
+        self.leaving.push(maker);
         if self.kept.len() >= OWNERS_KEPT {
             self.kept.pop_front();
         }
@@ -67,8 +70,9 @@ impl Owners {
     }
 }
 
-/// A user namespace that exists for its map alone: a process makes it, we take it, the process goes.
-pub(crate) fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<OwnedFd, Failure> {
+/// A user namespace that exists for its map alone: a process makes it, we take it, the process is killed. It has yet to be reaped:
+/// nothing needs to wait for that.
+pub(crate) fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<(OwnedFd, (Pid, OwnedFd)), Failure> {
     let failed = |errno| Failure::new(Stage::Owner, format!("host id {}:{}", owner.uid, owner.gid), errno);
     match sys::clone3(libc::CLONE_NEWUSER as u64, None).map_err(failed)? {
         Cloned::Child => loop {
@@ -82,8 +86,13 @@ pub(crate) fn owner_namespace(owner: HostOwner, uid: Uid, gid: Gid) -> Result<Ow
                     nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, FileMode::empty()).map_err(failed)
                 });
             sys::pidfd_kill(pidfd.as_fd(), libc::SIGKILL).map_err(failed)?;
-            nix::sys::wait::waitpid(pid, None).map_err(failed)?;
-            taken
+            match taken {
+                Ok(namespace) => Ok((namespace, (pid, pidfd))),
+                Err(failure) => {
+                    nix::sys::wait::waitpid(pid, None).map_err(failed)?;
+                    Err(failure)
+                }
+            }
         }
     }
 }

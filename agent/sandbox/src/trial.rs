@@ -241,7 +241,9 @@ fn overlay(mode: Mode) -> Result<(), Errno> {
 
 fn owners() -> Result<Finding, Failure> {
     let owner = HostOwner { uid: 0, gid: 0, seen_as: SeenAs::Root };
-    let namespace = sources::owner_namespace(owner, Uid::from_raw(0), Gid::from_raw(0))?;
+    let (namespace, (maker, _)) = sources::owner_namespace(owner, Uid::from_raw(0), Gid::from_raw(0))?;
+    // It has been killed; an error means that it is reaped already.
+    let _ = nix::sys::wait::waitpid(maker, None);
     let tried = attempt(|| {
         let here = nix::fcntl::open(".", OFlag::O_PATH | OFlag::O_CLOEXEC, FileMode::empty())?;
         let tree = sys::open_tree(here.as_fd(), c"", sys::OPEN_TREE_CLONE)?;
