@@ -259,13 +259,18 @@ impl World {
         // An agent looks after itself every so often; beyond that the promise is exact.
         let most = TURN + (timing.term + timing.grace).as_millis() as u64;
         if let Some(at) = self.revoked {
-            // What an agent that crashed finds finished on its disk is told, and runs no more.
+            // What an agent that crashed finds finished on its disk is told, and runs no more: P3 is about processes, and of such an
+            // attempt none is left. That it completes nothing any more is P1's to check, and its fence is gone.
             let agent = &self.agents[0];
             let runs = agent.running.values().any(|attempt| !attempt.finished);
             assert!(!agent.up || !runs || self.now <= at + most, "P3: a revoked agent still runs something");
         }
         for agent in &self.agents {
-            // With a session it is cut off once the connection is known to be dead; without one, since it was last heard.
+            // With a session it is cut off once the connection is known to be dead; without one, since it was last heard. Answers
+            // to single beats are lost here, which an ordered connection that is alive does not do. That hides no second holder:
+            // the engine that lets a lease lapse says `Forget` in the session that is still open. An engine that stands still
+            // while its connections live gives nobody anything either, and this world has one engine: what an agent does at such
+            // a one while another controller leads is outside it.
             let connected = if agent.welcomed { agent.alive + PING + TURN } else { 0 };
             assert!(
                 !agent.up || agent.running.is_empty() || self.now <= (agent.heard + most).max(connected),
