@@ -21,6 +21,7 @@ use crate::host::CgroupLayout;
 use crate::notices::Notices;
 use crate::protection::Missing;
 use crate::spec::Limits;
+use crate::ticks::{self, Spent};
 
 /// The groups of sandboxes below a launcher's own.
 pub(crate) fn sandboxes_below(directory: &Path) -> Vec<PathBuf> {
@@ -280,6 +281,11 @@ impl Group {
     pub(crate) fn processes(&self) -> Vec<u32> {
         let text = self.part(Controller::Memory).and_then(|part| part.read("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// The processor time of those of them that nobody will wait for once `init` is killed; nothing where the group counts time itself.
+    pub(crate) fn unwaited(&self, init: Pid) -> Spent {
+        if self.layout == CgroupLayout::V2 { Spent::default() } else { ticks::spent(&self.processes(), init) }
     }
 
     /// What was counted; zeros where nothing counts.

@@ -26,6 +26,9 @@ use crate::sys::{self, Forked, Inherit};
 /// Where init keeps its socket.
 const SOCKET: i32 = 3;
 
+/// How long the step's last processes may take to die before init goes and leaves them to the kernel.
+const LAST_WAIT: u16 = 1000;
+
 /// Runs init in the process that was just cloned; never returns. `entries` are the cgroup files to enter through (v1);
 /// `filter` is init's own filter.
 pub(crate) fn run(socket: &OwnedFd, entries: &[OwnedFd], filter: &[Instruction]) -> ! {
@@ -194,7 +197,7 @@ struct Attending<'a> {
 }
 
 impl Attending<'_> {
-    /// Hands the program on, reaps and forwards signals until the step's own process is dead. Returning kills all the rest.
+    /// Hands the program on, reaps and forwards signals until the step's own process is dead, and then kills the rest.
     fn attend(mut self) -> Result<(), Failure> {
         let failed = |errno| Failure::new(Stage::Wait, "", errno);
         loop {
@@ -221,7 +224,9 @@ impl Attending<'_> {
                     // It may have died between the two looks.
                     self.prelude()?;
                     let wall = if let Course::Running { since } = self.course { since.elapsed() } else { Duration::ZERO };
-                    return handshake::send(self.socket.as_fd(), &Report::Ended { status, wall }, &[]).map_err(failed);
+                    handshake::send(self.socket.as_fd(), &Report::Ended { status, wall }, &[]).map_err(failed)?;
+                    self.bury();
+                    return Ok(());
                 }
             }
             match handshake::receive_now::<Order>(self.socket.as_fd()) {
@@ -230,6 +235,28 @@ impl Attending<'_> {
                 Ok((Order::Go { files, secrets }, descriptors)) => self.go(files, secrets, descriptors)?,
                 Ok(_) | Err(ReceiveError::Call(Errno::EAGAIN)) => {}
                 Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Kills what the step left and waits for it, so that its time is in the account: what dies with init is waited for by nobody
+    /// (pid_namespaces(7)). What does not die at once is left to that.
+    fn bury(&self) {
+        // ESRCH: nothing is left.
+        if nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL).is_err() {
+            return;
+        }
+        loop {
+            match sys::reap(None) {
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                Err(_) => return,
+            }
+            match poll(&mut [PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN)], LAST_WAIT) {
+                Ok(0) => return,
+                Ok(_) => drop(nix::unistd::read(&self.deaths, &mut [0; 128])),
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
             }
         }
     }

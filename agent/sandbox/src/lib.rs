@@ -61,6 +61,7 @@ mod sources;
 mod start;
 mod step;
 mod sys;
+mod ticks;
 mod trial;
 mod userns;
 mod victim;

@@ -21,6 +21,7 @@ use crate::sockets::Opening;
 use crate::sources;
 use crate::spec::{Identity, Limits, SecretFile};
 use crate::sys;
+use crate::ticks::Spent;
 use crate::userns::IdMap;
 use crate::victim::Watcher;
 use crate::vigil::{Turn, Vigil};
@@ -111,6 +112,7 @@ impl Next {
             phase: Phase::Building { failure: None },
             deadline: None,
             cause: None,
+            unwaited: None,
             reports: true,
             stirred: true,
         }
@@ -156,6 +158,8 @@ pub(crate) struct Sandbox {
     /// When it is to be killed.
     pub deadline: Option<Instant>,
     cause: Option<Cause>,
+    /// What its processes had spent when they were killed together.
+    unwaited: Option<Spent>,
     /// Whether init can still say something.
     reports: bool,
     /// Whether something has happened that it has not looked at. A new one has all before it.
@@ -234,6 +238,8 @@ impl Sandbox {
     pub(crate) fn stop(&mut self, cause: Cause) {
         if !matches!(self.phase, Phase::Ended { .. } | Phase::Dead) {
             self.cause.get_or_insert(cause);
+            // The last moment at which it can be seen.
+            self.unwaited.get_or_insert_with(|| self.slot.group.unwaited(self.slot.pid));
         }
         self.deadline = None;
         self.slot.kill();
@@ -471,13 +477,14 @@ impl Sandbox {
             self.cause = self.disk.cause(status != Status::Exited(0));
         }
         let disk = self.disk.peak();
+        let unwaited = self.unwaited.unwrap_or_default();
         let outcome = Outcome {
             status,
             cause: self.cause.take(),
             usage: Usage {
                 wall,
-                user: counts.user.unwrap_or(dead.user),
-                system: counts.system.unwrap_or(dead.system),
+                user: counts.user.unwrap_or(dead.user + unwaited.user),
+                system: counts.system.unwrap_or(dead.system + unwaited.system),
                 peak_memory: counts.peak_memory.unwrap_or(dead.max_rss),
                 peak_pids: counts.peak_pids.unwrap_or(0),
                 read_bytes: dead.read,
