@@ -168,7 +168,38 @@ pub(crate) fn pip_settings(environment: &BTreeMap<String, String>, files: &[Stri
             settings.insert(key.to_ascii_lowercase().replace('_', "-"), value.clone());
         }
     }
+    uv_settings(environment, &mut settings);
     settings
+}
+
+/// What uv's variables say of indexes, for a host that is set up for uv: its default index where pip has none, and else, as its further
+/// ones are, beside pip's.
+fn uv_settings(environment: &BTreeMap<String, String>, settings: &mut BTreeMap<String, String>) {
+    let variable = |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+    let mut further: Vec<String> = Vec::new();
+    if let Some(default) = variable("UV_DEFAULT_INDEX").or_else(|| variable("UV_INDEX_URL")) {
+        match settings.get("index-url") {
+            None => drop(settings.insert("index-url".to_owned(), unnamed(default).to_owned())),
+            Some(url) if url == unnamed(default) => {}
+            Some(_) => further.push(unnamed(default).to_owned()),
+        }
+    }
+    let lists = ["UV_INDEX", "UV_EXTRA_INDEX_URL"].into_iter().filter_map(variable);
+    further.extend(lists.flat_map(str::split_whitespace).map(|index| unnamed(index).to_owned()));
+    let extra = settings.entry("extra-index-url".to_owned()).or_default();
+    for url in further {
+        if !extra.split_whitespace().any(|known| known == url) {
+            extra.push('\n');
+            extra.push_str(&url);
+        }
+    }
+}
+
+/// The URL of an index that may have a name before it: `internal=https://...`.
+fn unnamed(index: &str) -> &str {
+    let named =
+        index.split_once('=').filter(|(name, _)| name.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter)));
+    named.map_or(index, |(_, url)| url)
 }
 
 /// Host and port of an `http` or `https` URL; `None` for anything else.
@@ -253,6 +284,24 @@ mod tests {
         assert_eq!((index.index_url.as_deref(), index.timeout), (Some("https://b.example/simple"), Some(9)));
         let index = PackageIndex::of(&environment(&[("PIP_INDEX_URL", "http://c.example:8080/x")]), &files);
         assert_eq!(destinations(&index), ["c.example:8080"]);
+    }
+
+    #[test]
+    fn a_host_that_is_set_up_for_uv_is_understood() {
+        let uv =
+            [("UV_DEFAULT_INDEX", "main=https://a.example/simple"), ("UV_INDEX", "in-house=https://b.example/s?k=v https://c.example/s")];
+        let index = PackageIndex::of(&environment(&uv), &[]);
+        assert_eq!(index.index_url.as_deref(), Some("https://a.example/simple"));
+        assert_eq!(index.extra_index_urls, ["https://b.example/s?k=v", "https://c.example/s"]);
+        // Beside pip's own, which pip in a step asks first.
+        let both = [
+            ("PIP_INDEX_URL", "https://p.example/s"),
+            ("PIP_EXTRA_INDEX_URL", "https://q.example/s"),
+            ("UV_INDEX_URL", "https://a.example/s"),
+        ];
+        let index = PackageIndex::of(&environment(&both), &[]);
+        assert_eq!(index.index_url.as_deref(), Some("https://p.example/s"));
+        assert_eq!(index.extra_index_urls, ["https://q.example/s", "https://a.example/s"]);
     }
 
     #[test]
