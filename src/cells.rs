@@ -72,7 +72,7 @@ pub(crate) fn check(submissions: &[Submission], rules: &Rules, mirror: &Mirror) 
     }
     for (key, values) in wanted {
         let known = there.get(&key.to_lowercase());
-        for value in values.iter().filter(|value| !known.is_some_and(|known| known.contains(*value))) {
+        if let Some(value) = values.iter().find(|value| !known.is_some_and(|known| known.contains(*value))) {
             let (key, value) = (key.clone(), value.clone());
             return Err(match known {
                 Some(known) => CellsError::Value { key, value, known: known.iter().cloned().collect() },
