@@ -17,7 +17,7 @@ use crate::egress::border::{Meter, Spent};
 const BUFFER: usize = 16 * 1024;
 /// How many bytes a direction carries before it is worth a pipe.
 const WORTH: u64 = 128 * 1024;
-/// How much a pipe should hold: a larger one carries no more, but what passes through it has left the processor's caches by then. A host
+/// How much a pipe should hold: a larger one was not seen to carry more, and takes more of the pages that a user's pipes may have. A host
 /// that has many pipes gives less, and it works all the same.
 const PIPE: usize = 1 << 18;
 
